@@ -1,0 +1,67 @@
+"""How the model is inferred: one method per file, all behind one signature and one result."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from zipmix.inference.em import em
+from zipmix.inference.gibbs import gibbs
+from zipmix.inference.pyro_map import pyro_map
+from zipmix.inference.pyro_svi import pyro_svi
+from zipmix.inference.result import Fit
+from zipmix.models.parameters import InputError, Prior
+
+METHODS: dict[str, Callable[..., Fit]] = {
+    "em": em,
+    "pyro_map": pyro_map,
+    "pyro_svi": pyro_svi,
+    "gibbs": gibbs,
+}
+
+
+def fit(
+    X: Any, n_components: int, method: str = "em", *, prior: Prior = Prior(), seed: int = 0, **settings: Any
+) -> Fit:
+    """Fits the ZIP mixture by any method of METHODS.
+
+    Args:
+        X: (N, D) table of counts >= 0, NaN where missing: torch tensor, NumPy array, pandas frame, SciPy sparse matrix
+            or AnnData.
+        n_components: K >= 1.
+        method: name in METHODS.
+        prior: hyperparameters; zipmix.FLAT with method "em" for maximum likelihood.
+        seed: of all randomness.
+        **settings: the method's own keywords (`help(zipmix.METHODS["em"])`).
+    Returns:
+        The fit.
+    Raises:
+        InputError: data, prior, method or a value of a setting that cannot be used.
+        TypeError: a setting that the method does not have.
+    """
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}.{_nearest(method, METHODS)}")
+    check_settings(method, settings)
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
+        raise InputError(f"seed must be a whole number >= 0, got {seed!r}.")
+    return METHODS[method](X, n_components, prior=prior, seed=seed, **settings)
+
+
+def check_settings(method: str, settings: dict[str, Any]) -> None:
+    """Refuses settings that a method does not have.
+
+    Raises:
+        TypeError: naming the setting and the ones there are.
+    """
+    own = [name for name in inspect.signature(METHODS[method]).parameters if name not in COMMON]
+    for name in settings:
+        if name not in own:
+            raise TypeError(f"method {method!r} has no setting {name!r}; it has {', '.join(own)}.{_nearest(name, own)}")
+
+
+COMMON = ("X", "n_components", "prior", "seed")
+
+
+def _nearest(word: str, words: Any) -> str:
+    close = difflib.get_close_matches(str(word), list(words), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,224 @@
+"""Fits as ArviZ data and as NetCDF files: all use of ArviZ, xarray and h5netcdf is here.
+
+ArviZ 0.x holds groups in an InferenceData, ArviZ 1.x in an xarray DataTree; only what both have is used.
+"""
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from zipmix.inference.result import Fit, Restarts
+from zipmix.models.conjugate import as_conditionals, log_density
+from zipmix.models.counts import as_counts
+from zipmix.models.parameters import InputError, Parameters, Prior
+from zipmix.models.posterior import rows_log_likelihood
+
+FORMAT = 1
+AXES = {
+    "pi": ("component",),
+    "omega": ("component", "feature"),
+    "lam": ("component", "feature"),
+}
+
+
+def arviz() -> ModuleType:
+    """The arviz module, without its notice about version 1."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing", category=FutureWarning)
+        import arviz as az
+
+    return az
+
+
+def rhat(values_CS: Tensor) -> float:
+    """Rank-normalised split R-hat of one quantity, draws (chain, draw); 1 where all draws are equal."""
+    if values_CS.max() == values_CS.min():
+        return 1.0
+    dataset = xr.Dataset({"value": (("chain", "draw"), values_CS.numpy())})
+    return float(arviz().rhat(dataset)["value"])
+
+
+def to_arviz(fit: Fit) -> Any:
+    """An InferenceData (ArviZ 0.x) or DataTree (1.x) of the fit.
+
+    Returns:
+        Groups posterior (pi, omega, lam), sample_stats (lp, the log posterior of each draw), log_likelihood (x, of
+        whole rows, z and b summed out, so that az.loo and az.compare leave out rows) and observed_data (x).
+    """
+    draws = _draws(fit)
+    counts = as_counts(fit.X)
+    rows_CSN = rows_log_likelihood(counts, draws)
+    lp_CS = rows_CSN.sum(-1) + log_density(as_conditionals(fit.prior), draws)
+    groups = {
+        "posterior": _posterior(fit),
+        "sample_stats": xr.Dataset({"lp": (("chain", "draw"), lp_CS.numpy())}),
+        "log_likelihood": xr.Dataset(
+            {"x": (("chain", "draw", "observation"), rows_CSN.numpy())},
+            coords={"observation": np.arange(len(fit.X))},
+        ),
+        "observed_data": _observed(fit),
+    }
+    az = arviz()
+    if hasattr(az, "InferenceData"):
+        return az.InferenceData(**groups)
+    return xr.DataTree.from_dict(groups)
+
+
+def save(fit: Fit, path: Path, *, overwrite: bool) -> Path:
+    """Writes a fit as NetCDF: all of it or nothing.
+
+    Raises:
+        InputError: the file exists, or its folder does not.
+    """
+    if path.exists() and not overwrite:
+        raise InputError(f"path: {path} exists already; choose another name or pass overwrite=True.")
+    if not path.parent.is_dir():
+        raise InputError(f"path: the folder {path.parent} does not exist; make it first.")
+    groups = {
+        "posterior": _posterior(fit),
+        "observed_data": _observed(fit),
+        "point": _dataset(fit.parameters, (), fit.names),
+        "trace": xr.Dataset(
+            {
+                "objective": (("chain", "iteration")[2 - fit.trace.ndim :], fit.trace.numpy()),
+                "seconds": (("iteration",), fit.trace_seconds.numpy()),
+            }
+        ),
+    }
+    if fit.restarts is not None:
+        objective, n_iter, converged, trace = fit.restarts
+        groups["restarts"] = xr.Dataset(
+            {
+                "objective": (("restart",), objective.numpy()),
+                "n_iter": (("restart",), n_iter.numpy()),
+                "converged": (("restart",), converged.to(torch.int8).numpy()),
+                "trace": (("iteration", "restart"), trace.numpy()),
+            }
+        )
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".nc.part")
+    os.close(handle)
+    try:
+        xr.Dataset(attrs={"zipmix": json.dumps(_metadata(fit))}).to_netcdf(name, mode="w", engine="h5netcdf")
+        for group, dataset in groups.items():
+            dataset.to_netcdf(name, mode="a", group=group, engine="h5netcdf")
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | Path) -> Fit:
+    """Reads a fit that Fit.save has written.
+
+    Args:
+        path: NetCDF file.
+    Raises:
+        InputError: no such file, or not a fit of zipmix.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"path: there is no file {path}.")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as root:
+            metadata = json.loads(root.attrs["zipmix"])
+        names = ["posterior", "observed_data", "point", "trace"] + ["restarts"] * metadata["has_restarts"]
+        groups = {name: _read(path, name) for name in names}
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"path: {path} is not a fit that zipmix has saved ({error}).") from None
+    if metadata["format"] > FORMAT:
+        raise InputError(f"path: {path} was saved by a newer zipmix ({metadata['version']}); install that version.")
+    restarts = None
+    if "restarts" in groups:
+        table = {name: _tensor(groups["restarts"], name) for name in ("objective", "n_iter", "converged", "trace")}
+        restarts = Restarts(table["objective"], table["n_iter"], table["converged"].bool(), table["trace"])
+    return Fit(
+        parameters=_parameters(groups["point"]),
+        draws=_parameters(groups["posterior"]) if metadata["has_draws"] else None,
+        trace=_tensor(groups["trace"], "objective"),
+        trace_seconds=_tensor(groups["trace"], "seconds"),
+        settings={name: _decode(value) for name, value in metadata["settings"].items()},
+        prior=Prior(*(torch.tensor(value, dtype=torch.float64) for value in metadata["prior"])),
+        X=_tensor(groups["observed_data"], "x"),
+        names=tuple(metadata["names"]),
+        restarts=restarts,
+        **{name: metadata[name] for name in PLAIN},
+    )
+
+
+PLAIN = ("method", "objective", "objective_error", "converged", "reason", "n_iter", "seconds", "seed")
+
+
+def _metadata(fit: Fit) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    return {
+        "format": FORMAT,
+        "version": version("zipmix"),
+        "has_draws": fit.draws is not None,
+        "has_restarts": fit.restarts is not None,
+        "settings": {name: _encode(value) for name, value in fit.settings.items()},
+        "prior": [torch.as_tensor(value).tolist() for value in fit.prior],
+        "names": list(fit.names),
+        **{name: getattr(fit, name) for name in PLAIN},
+    }
+
+
+def _encode(value: Any) -> Any:
+    return {"Parameters": [field.tolist() for field in value]} if isinstance(value, Parameters) else value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Parameters(*(torch.tensor(field, dtype=torch.float64) for field in value["Parameters"]))
+    return value
+
+
+def _draws(fit: Fit) -> Parameters:
+    return fit.draws or Parameters(*(value[None, None] for value in fit.parameters))
+
+
+def _posterior(fit: Fit) -> xr.Dataset:
+    return _dataset(_draws(fit), ("chain", "draw"), fit.names)
+
+
+def _observed(fit: Fit) -> xr.Dataset:
+    coordinates = {"observation": np.arange(len(fit.X)), "feature": _unique(fit.names)}
+    return xr.Dataset({"x": (("observation", "feature"), fit.X.numpy())}, coords=coordinates)
+
+
+def _dataset(parameters: Parameters, batch: tuple[str, ...], names: tuple[str, ...]) -> xr.Dataset:
+    coordinates: Mapping[str, Any] = {
+        "component": np.arange(parameters.pi.shape[-1]),
+        "feature": _unique(names),
+    }
+    values = parameters._asdict().items()
+    return xr.Dataset({name: ((*batch, *AXES[name]), value.numpy()) for name, value in values}, coords=coordinates)
+
+
+def _unique(names: tuple[str, ...]) -> list[str]:
+    """Names of columns as coordinates, which have to differ."""
+    return [name if names.count(name) == 1 else f"{name} [{d}]" for d, name in enumerate(names)]
+
+
+def _read(path: Path, group: str) -> xr.Dataset:
+    with xr.open_dataset(path, group=group, engine="h5netcdf") as dataset:
+        return dataset.load()
+
+
+def _tensor(dataset: xr.Dataset, name: str) -> Tensor:
+    return torch.from_numpy(np.array(dataset[name].to_numpy()))
+
+
+def _parameters(dataset: xr.Dataset) -> Parameters:
+    return Parameters(*(_tensor(dataset, name) for name in Parameters._fields))

@@ -1,0 +1,185 @@
+"""EM: the posterior mode (MAP) of pi, omega and lambda, or the maximum likelihood with the flat prior.
+
+Dempster, Laird and Rubin (1977). One pass over the data alternates
+
+    E-step   expected sufficient statistics given the current point       kernel.expectation     (question 2a)
+    M-step   mode of the complete conditionals at these statistics        conjugate.mode         (question 2b)
+
+and never lowers log p(X, Theta | prior), which the same pass yields at the current point. All starts share one batch.
+
+Acceleration is SQUAREM (Varadhan and Roland, 2008, scheme S3): with r = M(theta) - theta and v = M(M(theta)) - M(theta)
+- r in unconstrained coordinates, the next point is theta - 2 t r + t^2 v at t = -|r| / |v|. It is taken only where it
+lowers nothing; elsewhere the EM step stands and the longest step allowed shrinks, down to plain EM.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zipmix.inference.loop import iterate
+from zipmix.inference.result import Fit, Problem, Restarts, pose
+from zipmix.inference.start import Init, starts
+from zipmix.models.conjugate import as_conditionals, complete_conditionals, log_density, mode
+from zipmix.models.kernel import expectation, logs
+from zipmix.models.parameters import Parameters, Prior, check_whole, require_mode
+
+
+class State(NamedTuple):
+    """R points, where EM takes each of them, and how good each is."""
+
+    theta: Parameters  # (R, ...)
+    mapped: Parameters  # (R, ...) M(theta)
+    objective: Tensor  # (R,) log p(X, theta | prior)
+    longest: Tensor  # (R,) longest SQUAREM step |t| allowed
+
+
+def evaluate(problem: Problem, theta: Parameters, longest: Tensor) -> State:
+    """One pass: E-step at theta, M-step, and the objective at theta."""
+    statistics, log_likelihood = expectation(problem.counts, logs(theta))
+    conditionals = complete_conditionals(statistics, problem.prior)
+    objective = log_likelihood + log_density(as_conditionals(problem.prior), theta)
+    return State(theta, mode(conditionals), objective, longest)
+
+
+def em_step(problem: Problem, state: State) -> State:
+    """Goes to M(theta): one pass."""
+    return evaluate(problem, state.mapped, state.longest)
+
+
+def squarem_step(problem: Problem, state: State) -> State:
+    """Goes along the extrapolated EM path: two passes, never downhill."""
+    plain = em_step(problem, state)
+    theta, t = _extrapolate(state, plain)
+    bold = evaluate(problem, theta, state.longest)
+    accepted = bold.objective >= plain.objective
+    at_limit = t >= state.longest
+    longest = torch.where(accepted, torch.where(at_limit, 4 * state.longest, state.longest), (t / 4).clamp_min(1.0))
+    chosen = _where(accepted, bold, plain)
+    return chosen._replace(longest=longest)
+
+
+def em(
+    X: Any,
+    n_components: int,
+    *,
+    prior: Prior = Prior(),
+    seed: int = 0,
+    n_starts: int = 20,
+    init: Init = "kmeans++",
+    start: Parameters | None = None,
+    accelerate: bool = True,
+    max_iter: int = 2000,
+    tolerance: float = 1e-12,
+    progress: bool = False,
+) -> Fit:
+    """MAP by EM, the best of several starts; maximum likelihood with prior=zipmix.FLAT.
+
+    Args:
+        X: (N, D) counts >= 0, NaN where missing.
+        n_components: K >= 1.
+        prior: hyperparameters; alpha, a, b, e >= 1, since below 1 no MAP exists.
+        seed: of the starts.
+        n_starts: R >= 1, how many starts run, all in one batch.
+        init: "kmeans++", "small-em" or "prior", where starts come from.
+        start: starting points to use instead, (K, D) or (R, K, D).
+        accelerate: SQUAREM (an iteration is two passes) or plain EM (one pass).
+        max_iter: most iterations.
+        tolerance: relative gain of the objective at which a start has converged.
+        progress: whether to show a progress bar.
+    Returns:
+        The fit of the best start; `restarts` tells of all of them.
+    Raises:
+        InputError: data, prior or settings that cannot be used, or a prior without a MAP.
+    """
+    problem = pose(X, n_components, prior)
+    require_mode(problem.prior, "em")
+    check_whole(max_iter, "max_iter", at_least=1)
+    theta = starts(
+        problem.counts,
+        problem.prior,
+        n_components=problem.n_components,
+        n_starts=n_starts,
+        init=init,
+        start=start,
+        seed=seed,
+    )
+    first = evaluate(problem, theta, torch.ones(len(theta.pi), dtype=torch.float64))
+    step = squarem_step if accelerate else em_step
+    state, loop = iterate(
+        lambda state: step(problem, state),
+        first,
+        lambda state: state.objective,
+        max_iter=max_iter,
+        tolerance=tolerance,
+        progress=progress,
+        label="em",
+    )
+    best = int(loop.objective_R.argmax())
+    length = int(loop.n_iter_R[best]) + 1
+    return Fit(
+        method="em",
+        parameters=Parameters(*(value[best] for value in state.theta)),
+        draws=None,
+        objective=loop.objective_R[best].item(),
+        trace=loop.trace_TR[:length, best],
+        trace_seconds=loop.seconds_T[:length],
+        converged=bool(loop.converged_R[best]),
+        reason=loop.reason,
+        n_iter=length - 1,
+        seconds=time.perf_counter() - problem.began,
+        settings=dict(
+            n_starts=len(theta.pi),
+            init=init,
+            start=start,
+            accelerate=accelerate,
+            max_iter=max_iter,
+            tolerance=tolerance,
+        ),
+        seed=seed,
+        prior=problem.prior,
+        X=problem.table.X_ND,
+        names=problem.table.names,
+        restarts=Restarts(loop.objective_R, loop.n_iter_R, loop.converged_R, loop.trace_TR),
+    )
+
+
+def _extrapolate(state: State, plain: State) -> tuple[Parameters, Tensor]:
+    """The SQUAREM point and its step length t, (R,)."""
+    x0, x1, x2 = (_unconstrained(point) for point in (state.theta, state.mapped, plain.mapped))
+    r, v = x1 - x0, x2 - 2 * x1 + x0
+    ratio = r.norm(dim=-1) / v.norm(dim=-1).clamp_min(1e-300)
+    t = ratio.clamp_min(1.0).minimum(state.longest)
+    x = x0 + 2 * t[:, None] * r + t[:, None] ** 2 * v
+    return _constrained(x, plain.mapped), t
+
+
+# Beyond this, a log or a logit is a point on the boundary; extrapolation leaves it there.
+EDGE = 40.0
+
+
+def _unconstrained(theta: Parameters) -> Tensor:
+    """log pi, logit omega and log lambda side by side, (R, K + 2 K D)."""
+    coordinates = (theta.pi.log(), theta.omega.logit().flatten(1), theta.lam.log().flatten(1))
+    return torch.cat(coordinates, dim=1).clamp(-EDGE, EDGE)
+
+
+def _constrained(x: Tensor, like: Parameters) -> Parameters:
+    K, D = like.omega.shape[-2:]
+    log_pi, logit, log_lam = x.clamp(-EDGE, EDGE).split([K, K * D, K * D], dim=1)
+    return Parameters(
+        torch.softmax(log_pi, -1), torch.sigmoid(logit).unflatten(1, (K, D)), log_lam.exp().unflatten(1, (K, D))
+    )
+
+
+def _where(chosen_R: Tensor, yes: State, no: State) -> State:
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(chosen_R.reshape(-1, *(1 for _ in a.shape[1:])), a, b)
+
+    return State(
+        Parameters(*map(pick, yes.theta, no.theta)),
+        Parameters(*map(pick, yes.mapped, no.mapped)),
+        pick(yes.objective, no.objective),
+        pick(yes.longest, no.longest),
+    )

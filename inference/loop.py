@@ -1,0 +1,131 @@
+"""The one loop: repeats a step on a batch of runs until each has converged, and keeps the trace.
+
+A step improves all runs of a batch (restarts, chains) at once. A run that has converged leaves the batch, so the last
+ones do not pay for the first. Ctrl-C ends the loop and hands back what is there.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
+
+
+class Loop(NamedTuple):
+    """How a batch of R runs went."""
+
+    objective_R: Tensor  # (R,)    at the end
+    trace_TR: Tensor  # (T, R)  from the start on; NaN after a run has left the batch
+    seconds_T: Tensor  # (T,)    wall time since the loop began
+    converged_R: Tensor  # (R,)    bool
+    n_iter_R: Tensor  # (R,)    steps taken
+    reason: str  # why the loop ended
+
+
+def iterate(
+    step: Callable[[State], State],
+    state: State,
+    objective: Callable[[State], Tensor],
+    *,
+    max_iter: int,
+    tolerance: float | None,
+    progress: bool,
+    label: str,
+) -> tuple[State, Loop]:
+    """Steps until the relative gain in the objective falls to the tolerance, for every run of the batch.
+
+    Args:
+        step: state -> state, for any subset of the batch.
+        state: NamedTuple of tensors (nested ones too) with the batch axis R in front.
+        objective: state -> (R,).
+        max_iter: most steps to take.
+        tolerance: a run has converged when its objective rises by no more than tolerance * (1 + |objective|) in two
+            steps running; None takes max_iter steps.
+        progress: whether to show a progress bar.
+        label: what the bar says.
+    Returns:
+        The state of all runs at their ends, and how they went.
+    """
+    began = time.perf_counter()
+    current = objective(state)
+    n_runs = len(current)
+    trace, seconds = [current.clone()], [0.0]
+    converged_R = torch.zeros(n_runs, dtype=torch.bool)
+    n_iter_R = torch.zeros(n_runs, dtype=torch.int64)
+    active_A = torch.arange(n_runs)
+    calm_A = torch.zeros(n_runs, dtype=torch.int64)
+    ended, batch, interrupted = state, state, False
+    with progress_bar(max_iter, label, enabled=progress) as advance:
+        try:
+            for _ in range(max_iter):
+                batch = step(batch)
+                previous, current = current, objective(batch)
+                row = torch.full((n_runs,), torch.nan, dtype=torch.float64)
+                row[active_A] = current
+                trace.append(row)
+                seconds.append(time.perf_counter() - began)
+                n_iter_R[active_A] += 1
+                advance()
+                if tolerance is None:
+                    continue
+                calm = current - previous <= tolerance * (1 + current.abs())
+                calm_A = (calm_A + 1) * calm
+                done = calm_A >= 2
+                if bool(done.any()):
+                    ended = _put(ended, active_A, batch)
+                    converged_R[active_A[done]] = True
+                    if bool(done.all()):
+                        break
+                    batch = _take(batch, ~done)
+                    current, calm_A, active_A = current[~done], calm_A[~done], active_A[~done]
+        except KeyboardInterrupt:
+            interrupted = True
+    ended = _put(ended, active_A, batch)
+    if interrupted:
+        reason = f"interrupted by the user after {len(trace) - 1} of at most {max_iter} iterations"
+    elif tolerance is None:
+        reason = f"took all {max_iter} iterations"
+    elif bool(converged_R.all()):
+        reason = f"the objective rose by no more than {tolerance:g} (relative) in two iterations running"
+    else:
+        stuck = int((~converged_R).sum())
+        reason = f"{stuck} of {n_runs} runs reached max_iter = {max_iter} before the objective settled to {tolerance:g}"
+    final = Loop(objective(ended), torch.stack(trace), torch.tensor(seconds), converged_R, n_iter_R, reason)
+    return ended, final
+
+
+@contextmanager
+def progress_bar(total: int, label: str, *, enabled: bool) -> Iterator[Callable[[], None]]:
+    """A bar on stderr with time left; the callable it hands out advances it by one."""
+    if not enabled:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _take(state: State, index: Tensor) -> State:
+    """The runs of a batch that index selects."""
+    return _map(lambda tensor: tensor[index], state)
+
+
+def _put(state: State, index: Tensor, batch: State) -> State:
+    """The state with the runs at index replaced by those of the batch."""
+    return _map(lambda tensor, new: tensor.index_copy(0, index, new), state, batch)
+
+
+def _map(function: Callable[..., Tensor], *states: State) -> State:
+    leaves = [
+        function(*parts) if isinstance(parts[0], Tensor) else _map(function, *parts)
+        for parts in zip(*states, strict=True)
+    ]
+    return type(states[0])(*leaves)

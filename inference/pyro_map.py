@@ -1,0 +1,208 @@
+"""MAP by autodiff, from the Pyro program alone: the cross-check of EM.
+
+AutoDelta, z and b enumerated out (Pyro's TraceEnum_ELBO), is climbed by Adam and then polished by L-BFGS (Byrd, Lu,
+Nocedal and Zhu, 1995, by scipy) on the program's log p(X, Theta | prior) in unconstrained coordinates. The density is
+that of Theta itself, with no Jacobian, so that the optimum is the one that EM finds.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import SVI, TraceEnum_ELBO
+from pyro.infer.autoguide import AutoDelta, init_to_value
+from pyro.optim import ClippedAdam
+from scipy.optimize import OptimizeResult, minimize
+from torch import Tensor
+
+from zipmix.inference.loop import iterate
+from zipmix.inference.result import Fit, Problem, Restarts, pose
+from zipmix.inference.start import Init, starts
+from zipmix.models.parameters import Parameters, Prior, check_whole, require_mode, require_proper
+from zipmix.models.zip_mixture import log_density, zip_mixture
+
+# A gradient below this, relative to the objective, is zero to the accuracy of the sum over rows.
+GRADIENT = 1e-7
+
+
+class Ascent(NamedTuple):
+    """One start: its end, and the objective on the way."""
+
+    parameters: Parameters
+    objective: float
+    trace_T: Tensor
+    seconds_T: Tensor
+    converged: bool
+    message: str
+
+
+class Value(NamedTuple):
+    """The objective of the one run of the loop, (1,)."""
+
+    objective: Tensor
+
+
+def pyro_map(
+    X: Any,
+    n_components: int,
+    *,
+    prior: Prior = Prior(),
+    seed: int = 0,
+    n_starts: int = 1,
+    init: Init = "small-em",
+    start: Parameters | None = None,
+    n_adam: int = 100,
+    learning_rate: float = 0.02,
+    max_iter: int = 1000,
+    progress: bool = False,
+) -> Fit:
+    """MAP by gradient ascent on the enumerated Pyro program, the best of several starts, one after another.
+
+    Args:
+        X: (N, D) counts >= 0, NaN where missing.
+        n_components: K >= 1.
+        prior: hyperparameters; alpha, a, b, e >= 1 (below 1 no MAP exists), f > 0.
+        seed: of the starts.
+        n_starts: R >= 1.
+        init: "small-em", "kmeans++" or "prior", where starts come from.
+        start: starting points to use instead, (K, D) or (R, K, D).
+        n_adam: steps of Adam before L-BFGS takes over; 0 leaves them out.
+        learning_rate: of Adam, > 0.
+        max_iter: most iterations of L-BFGS.
+        progress: whether to show a progress bar.
+    Returns:
+        The fit of the best start; `restarts` tells of all of them.
+    Raises:
+        InputError: data, prior or settings that cannot be used, or a prior without a MAP.
+    """
+    problem = pose(X, n_components, prior)
+    require_mode(problem.prior, "pyro_map")
+    require_proper(problem.prior, "pyro_map")
+    check_whole(n_adam, "n_adam", at_least=0)
+    check_whole(max_iter, "max_iter", at_least=1)
+    theta = starts(
+        problem.counts,
+        problem.prior,
+        n_components=problem.n_components,
+        n_starts=n_starts,
+        init=init,
+        start=start,
+        seed=seed,
+    )
+    ascents = []
+    for point in zip(*theta, strict=True):
+        rough, trace_T, seconds_T = _adam(problem, Parameters(*point), n_adam, learning_rate, seed, progress)
+        ascents.append(_lbfgs(problem, rough, trace_T, seconds_T, max_iter))
+    best = max(ascents, key=lambda ascent: ascent.objective)
+    length = max(len(ascent.trace_T) for ascent in ascents)
+    return Fit(
+        method="pyro_map",
+        parameters=best.parameters,
+        draws=None,
+        objective=best.objective,
+        trace=best.trace_T,
+        trace_seconds=best.seconds_T,
+        converged=best.converged,
+        reason=best.message,
+        n_iter=len(best.trace_T) - 1,
+        seconds=time.perf_counter() - problem.began,
+        settings=dict(
+            n_starts=len(ascents),
+            init=init,
+            start=start,
+            n_adam=n_adam,
+            learning_rate=learning_rate,
+            max_iter=max_iter,
+        ),
+        seed=seed,
+        prior=problem.prior,
+        X=problem.table.X_ND,
+        names=problem.table.names,
+        restarts=Restarts(
+            torch.tensor([ascent.objective for ascent in ascents], dtype=torch.float64),
+            torch.tensor([len(ascent.trace_T) - 1 for ascent in ascents]),
+            torch.tensor([ascent.converged for ascent in ascents]),
+            torch.stack(
+                [
+                    torch.nn.functional.pad(ascent.trace_T, (0, length - len(ascent.trace_T)), value=torch.nan)
+                    for ascent in ascents
+                ],
+                dim=1,
+            ),
+        ),
+    )
+
+
+def _adam(
+    problem: Problem, start: Parameters, n_steps: int, learning_rate: float, seed: int, progress: bool
+) -> tuple[Parameters, Tensor, Tensor]:
+    """Climbs with AutoDelta; the global parameter store and random state are left as they were."""
+    arguments = (problem.table.X_ND, *problem.table.X_ND.shape, problem.prior)
+    with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
+        continuous = poutine.block(zip_mixture, expose=list(Parameters._fields))
+        guide = AutoDelta(continuous, init_loc_fn=init_to_value(values=_inside(start)._asdict()))
+        svi = SVI(zip_mixture, guide, ClippedAdam({"lr": learning_rate}), TraceEnum_ELBO(max_plate_nesting=2))
+        first = Value(torch.tensor([-svi.evaluate_loss(*arguments)], dtype=torch.float64))
+        _, loop = iterate(
+            lambda _: Value(torch.tensor([-svi.step(*arguments)], dtype=torch.float64)),
+            first,
+            lambda state: state.objective,
+            max_iter=n_steps,
+            tolerance=None,
+            progress=progress,
+            label="pyro_map: Adam",
+        )
+        values = {name: value.detach().clone() for name, value in guide.median(*arguments).items()}
+    return Parameters(**values), loop.trace_TR[:, 0], loop.seconds_T
+
+
+def _lbfgs(problem: Problem, start: Parameters, trace_T: Tensor, seconds_T: Tensor, max_iter: int) -> Ascent:
+    """Polishes a point on the program's own log density."""
+    K, D = start.omega.shape
+    objective, seconds = trace_T.tolist(), seconds_T.tolist()
+    before = seconds[-1] - time.perf_counter()
+
+    def point(x: Tensor) -> Parameters:
+        log_pi, logit, log_lam = x.split([K, K * D, K * D])
+        return Parameters(
+            torch.softmax(log_pi, 0), torch.sigmoid(logit).unflatten(0, (K, D)), log_lam.exp().unflatten(0, (K, D))
+        )
+
+    def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
+        x_free = torch.from_numpy(x).requires_grad_()
+        value = -log_density(problem.table.X_ND, point(x_free), problem.prior)
+        (gradient,) = torch.autograd.grad(value, x_free)
+        return value.item(), gradient.numpy()
+
+    def record(intermediate_result: OptimizeResult) -> None:
+        objective.append(-float(intermediate_result.fun))
+        seconds.append(before + time.perf_counter())
+
+    inside = _inside(start)
+    x0 = torch.cat([inside.pi.log(), inside.omega.logit().flatten(), inside.lam.log().flatten()])
+    result = minimize(
+        loss,
+        x0.numpy(),
+        jac=True,
+        method="L-BFGS-B",
+        callback=record,
+        options={"maxiter": max_iter, "maxfun": 2 * max_iter, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-7},
+    )
+    steepest = float(np.abs(result.jac).max())
+    converged = steepest <= GRADIENT * (1 + abs(result.fun))
+    message = f"L-BFGS: {result.message}; largest gradient {steepest:.1e}"
+    end = Parameters(*(value.detach() for value in point(torch.from_numpy(result.x))))
+    return Ascent(
+        end, -float(result.fun), torch.tensor(objective, dtype=torch.float64), torch.tensor(seconds), converged, message
+    )
+
+
+def _inside(parameters: Parameters) -> Parameters:
+    """The point, moved off the boundary, where logits and logs are infinite."""
+    pi, omega, lam = parameters
+    pi = pi.clamp_min(1e-8)
+    return Parameters(pi / pi.sum(), omega.clamp(1e-8, 1 - 1e-8), lam.clamp_min(1e-8))

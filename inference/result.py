@@ -1,0 +1,219 @@
+"""Fit: the one frozen result of every method, and what can be asked of it.
+
+Beliefs are never stored: they are computed from the parameters that the fit holds, so the two always belong together.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zipmix.models.counts import Counts, Table, as_counts, as_table
+from zipmix.models.kernel import log_joint, log_likelihood, logs, responsibilities, rho
+from zipmix.models.parameters import Parameters, Prior, check_components, check_prior
+from zipmix.models.posterior import blocks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Draws over which impute, structural_zeros and affinity average.
+PREDICTIVE_DRAWS = 200
+
+# Two starts whose objectives differ by no more than this, relatively, count as the same optimum.
+SAME_OPTIMUM = 1e-6
+
+
+class Restarts(NamedTuple):
+    """What became of every start of a point method."""
+
+    objective_R: Tensor  # (R,)
+    n_iter_R: Tensor  # (R,)
+    converged_R: Tensor  # (R,) bool
+    trace_TR: Tensor  # (T, R) objective after each iteration, NaN once a start has ended
+
+    @property
+    def n_best(self) -> int:
+        """How many starts reached the best objective, within 1e-6 relative."""
+        best = self.objective_R.max()
+        return int((best - self.objective_R <= SAME_OPTIMUM * (1 + best.abs())).sum())
+
+    def table(self) -> "pd.DataFrame":
+        """One row per start, the best first: objective, gap to the best, iterations, converged."""
+        import pandas as pd
+
+        frame = pd.DataFrame(
+            {
+                "objective": self.objective_R.numpy(),
+                "gap": (self.objective_R.max() - self.objective_R).numpy(),
+                "n_iter": self.n_iter_R.numpy(),
+                "converged": self.converged_R.numpy(),
+            }
+        )
+        return frame.rename_axis("start").sort_values("objective", ascending=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What a method of inference found, with everything needed to repeat it.
+
+    Components keep the order in which the method found them; `zipmix.labels` matches those of two fits.
+    """
+
+    method: str  # name in METHODS
+    parameters: Parameters  # the point: MAP, mean of q, or the draw of highest log posterior
+    draws: Parameters | None  # (chain, draw, ...) draws from the posterior or from q
+    objective: float  # log p(X, Theta | prior) at the point; the ELBO for pyro_svi
+    trace: Tensor  # (T,) objective per iteration; (chain, T) log posterior per sweep for samplers
+    trace_seconds: Tensor  # (T,) wall time of each entry of the trace
+    converged: bool
+    reason: str  # why the method stopped, in words
+    n_iter: int
+    seconds: float  # wall time of the inference
+    settings: dict[str, Any]
+    seed: int
+    prior: Prior
+    X: Tensor = field(repr=False)  # (N, D) the data, NaN where missing
+    names: tuple[str, ...] = field(repr=False)  # D names of columns
+    objective_error: float = 0.0  # Monte-Carlo standard error of the objective
+    restarts: Restarts | None = field(default=None, repr=False)
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return self.parameters.pi.shape[-1]
+
+    def responsibilities(self, X: Any = None) -> Tensor:
+        """P(z_i = k | x_i, parameters), (N, K).
+
+        Args:
+            X: (N, D) counts, NaN where missing; the data of the fit where None.
+        """
+        return responsibilities(log_joint(self._counts(X), logs(self.parameters)))[0]
+
+    def predict(self, X: Any = None) -> Tensor:
+        """The most probable component of each row, (N,)."""
+        return self.responsibilities(X).argmax(-1)
+
+    def score_samples(self, X: Any = None) -> Tensor:
+        """log p(x_i | parameters) of each row, missing cells left out, (N,)."""
+        return log_likelihood(self._counts(X), self.parameters)
+
+    def affinity(self, X: Any = None) -> Tensor:
+        """P(z_i = z_j | X), (N, N): at the parameters, or averaged over draws. The diagonal is 1.
+
+        Args:
+            X: (N, D) counts, NaN where missing; the data of the fit where None.
+        """
+        counts = self._counts(X)
+        n_rows = len(counts.A_NE)
+        total_NN = torch.zeros(n_rows, n_rows, dtype=torch.float64)
+        n_points = 0
+        for points in self._points(n_rows):
+            R_SNK = responsibilities(log_joint(counts, logs(points)))[0]
+            R_NJ = R_SNK.movedim(0, -1).flatten(1)
+            total_NN.addmm_(R_NJ, R_NJ.T)
+            n_points += len(R_SNK)
+        return total_NN.div_(n_points).fill_diagonal_(1.0)
+
+    def impute(self, X: Any = None) -> Tensor:
+        """X with every missing cell filled by E[x | observed cells of its row], (N, D) (question 5).
+
+        The expectation is sum_k r_ik omega_kd lambda_kd with r from the observed cells alone: at the parameters, or
+        averaged over (at most 200 evenly spaced) draws.
+
+        Args:
+            X: (N, D) counts, NaN where missing; the data of the fit where None.
+        """
+        X_ND = self.X if X is None else self._table(X).X_ND
+        counts = as_counts(X_ND)
+        expected_ND = self._average(counts, lambda p: p.omega * p.lam)
+        return torch.where(X_ND.isnan(), expected_ND, X_ND)
+
+    def structural_zeros(self, X: Any = None) -> Tensor:
+        """P(b_id = 0 | x_i), (N, D): 0 where x > 0, the share of structural zeros where x = 0 or missing.
+
+        At the parameters, or averaged over (at most 200 evenly spaced) draws.
+
+        Args:
+            X: (N, D) counts, NaN where missing; the data of the fit where None.
+        """
+        X_ND = self.X if X is None else self._table(X).X_ND
+        counts = as_counts(X_ND)
+        zero_ND = self._average(counts, lambda p: 1 - rho(logs(p)))
+        P_ND = torch.where(X_ND == 0, zero_ND, 0.0)
+        if counts.has_missing:
+            P_ND = torch.where(X_ND.isnan(), self._average(counts, lambda p: 1 - p.omega), P_ND)
+        return P_ND
+
+    def to_arviz(self) -> Any:
+        """The fit for ArviZ: groups posterior, sample_stats, log_likelihood (of rows) and observed_data.
+
+        A point method gives one chain of one draw. Dimensions: chain, draw, component, feature, observation.
+        """
+        from zipmix.inference.arviz_io import to_arviz
+
+        return to_arviz(self)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes the fit as NetCDF, which `zipmix.load` and ArviZ read.
+
+        Args:
+            path: file to write, .nc.
+            overwrite: whether an existing file may be replaced.
+        Raises:
+            InputError: the file exists, or its folder does not.
+        """
+        from zipmix.inference.arviz_io import save
+
+        return save(self, Path(path), overwrite=overwrite)
+
+    def _table(self, X: Any) -> Table:
+        return as_table(X, n_features=self.X.shape[1])
+
+    def _counts(self, X: Any) -> Counts:
+        return as_counts(self.X if X is None else self._table(X).X_ND)
+
+    def _points(self, n_rows: int) -> Iterator[Parameters]:
+        """Blocks of points (S, ...) to average over: the parameters, or evenly spaced draws."""
+        if self.draws is None:
+            yield Parameters(*(value.unsqueeze(0) for value in self.parameters))
+            return
+        flat = Parameters(*(value.flatten(0, 1) for value in self.draws))
+        every = torch.linspace(0, len(flat.pi) - 1, min(PREDICTIVE_DRAWS, len(flat.pi))).round().to(torch.int64)
+        yield from blocks(Parameters(*(value[every] for value in flat)), n_rows)
+
+    def _average(self, counts: Counts, table: Any) -> Tensor:
+        """sum_k r_ik table_kd, averaged over the points, (N, D)."""
+        total_ND, n_points = torch.zeros(len(counts.A_NE), counts.n_features, dtype=torch.float64), 0
+        for points in self._points(len(counts.A_NE)):
+            R_SNK = responsibilities(log_joint(counts, logs(points)))[0]
+            R_NJ = R_SNK.movedim(0, 1).flatten(1)
+            total_ND.addmm_(R_NJ, table(points).flatten(0, 1))
+            n_points += len(R_SNK)
+        return total_ND / n_points
+
+
+class Problem(NamedTuple):
+    """What every method starts from: checked data, prior and K."""
+
+    table: Table
+    counts: Counts
+    prior: Prior
+    n_components: int
+    began: float  # seconds, of time.perf_counter
+
+
+def pose(X: Any, n_components: int, prior: Prior) -> Problem:
+    """Checks what the user handed over.
+
+    Raises:
+        InputError: X, n_components or prior cannot be used.
+    """
+    began = time.perf_counter()
+    table = as_table(X)
+    K = check_components(n_components)
+    return Problem(table, as_counts(table.X_ND), check_prior(prior, K), K, began)

@@ -1,0 +1,1 @@
+"""What is assumed: the Pyro program, its parameters and priors, the kernel and the complete conditionals."""

@@ -1,0 +1,108 @@
+"""The complete conditionals of pi, omega and lambda from sufficient statistics (questions 1a-1c, 2b).
+
+    pi     | z       ~ Dirichlet(alpha + n)
+    omega  | z, b    ~ Beta(a + m, b + c - m)
+    lambda | z, b, X ~ Gamma(e + s, f + m)
+
+with the statistics of kernel.py (c is n where no cell is missing). Every method of inference is one verb on them: EM
+takes the mode, Gibbs draws. The prior is the complete conditional without data, so its density is the same function.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, distributions
+
+from zipmix.models.kernel import Statistics
+from zipmix.models.parameters import Parameters, Prior
+
+# Keeps 0 / 0 at 0 where a conditional has no mass to speak of.
+TINY = 1e-300
+
+
+class Conditionals(NamedTuple):
+    """Dirichlet, Beta and Gamma parameters: complete conditionals, the prior, or a variational factor q."""
+
+    alpha: Tensor  # (..., K)
+    a: Tensor  # (..., K, D) or broadcastable
+    b: Tensor
+    e: Tensor
+    f: Tensor
+
+
+def as_conditionals(prior: Prior) -> Conditionals:
+    """The prior, checked by check_prior, as conditionals without data: scalars broadcast over (K, D)."""
+    return Conditionals(*(torch.as_tensor(field, dtype=torch.float64) for field in prior))
+
+
+def complete_conditionals(statistics: Statistics, prior: Prior) -> Conditionals:
+    """The complete conditionals given the sufficient statistics of (z, b, X).
+
+    Args:
+        statistics: n (..., K) and c, s, p, m (..., K, D).
+        prior: hyperparameters as check_prior returns them.
+    """
+    n, c, s, _, m = statistics
+    return Conditionals(prior.alpha + n, prior.a + m, prior.b + c - m, prior.e + s, prior.f + m)
+
+
+def as_distributions(
+    conditionals: Conditionals,
+) -> tuple[distributions.Dirichlet, distributions.Beta, distributions.Gamma]:
+    """The conditionals of pi, omega and lambda as torch.distributions."""
+    alpha, a, b, e, f = conditionals
+    return distributions.Dirichlet(alpha), distributions.Beta(a, b), distributions.Gamma(e, f)
+
+
+def mode(conditionals: Conditionals) -> Parameters:
+    """The joint mode (the M-step, question 2b). Needs alpha, a, b, e >= 1.
+
+    Where a conditional is flat (an empty component under the flat prior) every value is a mode: omega = 1/2 and
+    lambda = 0 are returned.
+    """
+    alpha, a, b, e, f = conditionals
+    pi = alpha - 1
+    omega = torch.where(a + b > 2, (a - 1) / (a + b - 2).clamp_min(TINY), 0.5)
+    lam = (e - 1) / f.clamp_min(TINY)
+    return Parameters(pi / pi.sum(-1, keepdim=True), omega.clamp(0.0, 1.0), lam)
+
+
+def mean(conditionals: Conditionals) -> Parameters:
+    """The mean: (alpha / sum alpha, a / (a + b), e / f)."""
+    alpha, a, b, e, f = conditionals
+    return Parameters(alpha / alpha.sum(-1, keepdim=True), a / (a + b), e / f.clamp_min(TINY))
+
+
+def draw(conditionals: Conditionals, rng: np.random.Generator) -> Parameters:
+    """One draw of (pi, omega, lambda) for every batch entry.
+
+    Args:
+        conditionals: any batch axes in front; every field > 0.
+        rng: the source of randomness.
+    """
+    alpha, a, b, e, f = (field.numpy() for field in conditionals)
+    # A Gamma(alpha) variate is Gamma(alpha + 1) U^(1/alpha); in logs it does not underflow for small alpha.
+    log_gamma = np.log(rng.standard_gamma(alpha + 1)) + np.log1p(-rng.random(alpha.shape)) / alpha
+    pi = torch.softmax(torch.from_numpy(log_gamma), dim=-1)
+    omega = torch.from_numpy(np.asarray(rng.beta(a, b)))
+    lam = torch.from_numpy(np.asarray(rng.standard_gamma(e) / f))
+    return Parameters(pi, omega, lam)
+
+
+def log_density(conditionals: Conditionals, parameters: Parameters) -> Tensor:
+    """Log density of the parameters under the conditionals, all constants in; 0 * log 0 is 0.
+
+    Args:
+        conditionals: Dirichlet, Beta and Gamma parameters; f = 0 with e = 1 is the flat improper prior, of density 1.
+        parameters: with any batch axes in front.
+    Returns:
+        (...)
+    """
+    pi, omega, lam = parameters
+    alpha, a, b, e, f = conditionals
+    xlogy, lgamma = torch.special.xlogy, torch.lgamma
+    dirichlet = xlogy(alpha - 1, pi) - lgamma(alpha)
+    beta = xlogy(a - 1, omega) + torch.special.xlog1py(b - 1, -omega) + lgamma(a + b) - lgamma(a) - lgamma(b)
+    gamma = xlogy(e - 1, lam) - f * lam + torch.where(f > 0, xlogy(e, f) - lgamma(e), 0.0)
+    return dirichlet.sum(-1) + lgamma(alpha.sum(-1)) + (beta + gamma).sum((-2, -1))

@@ -1,0 +1,159 @@
+"""The parameters Theta = (pi, omega, lambda) of the ZIP mixture and the prior they are drawn from.
+
+Axes: K components, D columns. Any batch axes stand in front: (restart, K, D), (chain, draw, K, D).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class InputError(ValueError):
+    """What the user handed over cannot be used; the message says what was got and what is allowed."""
+
+
+class Parameters(NamedTuple):
+    """A point Theta of the parameter space; all batch axes in front agree."""
+
+    pi: Tensor  # (..., K)     weights of the components, on the simplex
+    omega: Tensor  # (..., K, D)  P(b = 1): share of the Poisson part, in [0, 1]
+    lam: Tensor  # (..., K, D)  Poisson rate, >= 0
+
+
+class Prior(NamedTuple):
+    """Hyperparameters of equations (1)-(3).
+
+    f is a rate: lambda has prior mean e / f. The flat prior `FLAT` turns the MAP into maximum likelihood.
+    """
+
+    alpha: float | Tensor = 1.5  # scalar or (K,)  Dirichlet concentration of pi, > 0
+    a: float | Tensor = 2.0  # scalar  Beta(a, b) prior of omega: a counts b_id = 1, > 0
+    b: float | Tensor = 2.0  # scalar  Beta(a, b) prior of omega: b counts b_id = 0, > 0
+    e: float | Tensor = 2.0  # scalar  shape of the Gamma prior of lambda, > 0
+    f: float | Tensor = 0.5  # scalar  rate of the Gamma prior of lambda, > 0 (0 only with e = 1: flat)
+
+
+FLAT = Prior(alpha=1.0, a=1.0, b=1.0, e=1.0, f=0.0)
+
+
+def check_prior(prior: Prior, n_components: int) -> Prior:
+    """The prior as float64 tensors: alpha (K,), the others 0-dimensional.
+
+    Args:
+        prior: hyperparameters, numbers or tensors.
+        n_components: K >= 1.
+    Returns:
+        The same prior, every field a tensor.
+    Raises:
+        InputError: a field is no number, not finite, not > 0, or has a shape that is not allowed.
+    """
+    if not isinstance(prior, Prior):
+        raise InputError(f"prior must be a zipmix.Prior, got {type(prior).__name__}; write zipmix.Prior(alpha=1.5).")
+    fields = {name: _as_float64(value, f"prior.{name}") for name, value in prior._asdict().items()}
+    for name, value in fields.items():
+        if name != "alpha" and value.ndim:
+            raise InputError(f"prior.{name} must be one number, got an array of shape {tuple(value.shape)}.")
+        flat_rate = name == "f" and fields["e"] == 1.0 and bool(value == 0.0)
+        if not (bool((value > 0).all()) or flat_rate) or not bool(value.isfinite().all()):
+            also = " (0 only with e = 1, the flat prior)" if name == "f" else ""
+            raise InputError(f"prior.{name} must be finite and greater than 0{also}, got {_show(value)}.")
+    alpha = fields["alpha"]
+    if alpha.shape not in ((), (1,), (n_components,)):
+        raise InputError(
+            f"prior.alpha must be one number or one per component ({n_components}), got shape {tuple(alpha.shape)}."
+        )
+    return Prior(**(fields | {"alpha": alpha.expand(n_components)}))
+
+
+def require_mode(prior: Prior, method: str) -> None:
+    """Refuses a prior under which the posterior is unbounded, so that no MAP exists.
+
+    Raises:
+        InputError: alpha, a, b or e is below 1.
+    """
+    for name in ("alpha", "a", "b", "e"):
+        value = torch.as_tensor(getattr(prior, name))
+        if bool((value < 1).any()):
+            raise InputError(
+                f"prior.{name} is {_show(value)}, and below 1 the posterior is unbounded: there is no MAP for "
+                f"method {method!r} to find. Use {name} >= 1, or a method that needs no mode: 'gibbs' or 'pyro_svi'."
+            )
+
+
+def require_proper(prior: Prior, method: str) -> None:
+    """Refuses the flat prior where a method needs a prior that can be drawn from.
+
+    Raises:
+        InputError: f is 0.
+    """
+    if bool(torch.as_tensor(prior.f) == 0):
+        raise InputError(
+            f"prior.f is 0, a flat prior on lambda that is no distribution: method {method!r} needs f > 0. "
+            "Only 'em' (maximum likelihood) takes the flat prior."
+        )
+
+
+def check_components(n_components: int) -> int:
+    """K as an int.
+
+    Raises:
+        InputError: not a whole number >= 1.
+    """
+    return check_whole(n_components, "n_components", at_least=1)
+
+
+def check_whole(value: int, name: str, at_least: int) -> int:
+    """A setting that must be a whole number.
+
+    Raises:
+        InputError: no whole number, or below the least value allowed.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < at_least:
+        raise InputError(f"{name} must be a whole number >= {at_least}, got {value!r}.")
+    return value.__index__()
+
+
+def check_parameters(parameters: Parameters, n_components: int, n_features: int) -> Parameters:
+    """Parameters as float64 tensors of agreeing shapes, on their support.
+
+    Args:
+        parameters: pi (..., K), omega (..., K, D), lam (..., K, D).
+        n_components: K.
+        n_features: D.
+    Raises:
+        InputError: a shape or a value that is not allowed.
+    """
+    if not isinstance(parameters, Parameters):
+        raise InputError(f"parameters must be a zipmix.Parameters(pi, omega, lam), got {type(parameters).__name__}.")
+    pi, omega, lam = (_as_float64(value, f"parameters.{name}") for name, value in parameters._asdict().items())
+    batch = pi.shape[:-1]
+    for name, value, shape in (
+        ("pi", pi, (*batch, n_components)),
+        ("omega", omega, (*batch, n_components, n_features)),
+        ("lam", lam, (*batch, n_components, n_features)),
+    ):
+        if value.shape != shape:
+            raise InputError(f"parameters.{name} must have shape {tuple(shape)}, got {tuple(value.shape)}.")
+    if not bool((pi >= 0).all() & ((pi.sum(-1) - 1).abs() < 1e-6).all()):
+        raise InputError(f"parameters.pi must be >= 0 and sum to 1, got the sum {_show(pi.sum(-1))}.")
+    if not bool(((omega >= 0) & (omega <= 1)).all()):
+        raise InputError(f"parameters.omega must lie in [0, 1], got {_show(omega)}.")
+    if not bool(((lam >= 0) & lam.isfinite()).all()):
+        raise InputError(f"parameters.lam must be finite and >= 0, got {_show(lam)}.")
+    return Parameters(pi, omega, lam)
+
+
+def _as_float64(value: object, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name} must be a number or an array of numbers, got {value!r}.") from None
+
+
+def _show(value: Tensor) -> str:
+    if value.numel() == 1:
+        return f"{value.item():g}"
+    low, high = value.min().item(), value.max().item()
+    return "NaN" if math.isnan(low) else f"values from {low:g} to {high:g}"

@@ -1,0 +1,52 @@
+"""zipmix: fit, check and compare the zero-inflated Poisson mixture.
+
+Public names are loaded when they are first used, so that the command line answers before torch is imported.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zipmix.data import Data as Data
+    from zipmix.data import load_data as load_data
+    from zipmix.inference import METHODS as METHODS
+    from zipmix.inference import fit as fit
+    from zipmix.inference.arviz_io import load as load
+    from zipmix.inference.result import Fit as Fit
+    from zipmix.models.parameters import FLAT as FLAT
+    from zipmix.models.parameters import InputError as InputError
+    from zipmix.models.parameters import Parameters as Parameters
+    from zipmix.models.parameters import Prior as Prior
+    from zipmix.models.posterior import log_posterior as log_posterior
+    from zipmix.models.zip_mixture import Simulation as Simulation
+    from zipmix.models.zip_mixture import simulate as simulate
+
+_HOME = {
+    "Data": "zipmix.data",
+    "load_data": "zipmix.data",
+    "METHODS": "zipmix.inference",
+    "fit": "zipmix.inference",
+    "load": "zipmix.inference.arviz_io",
+    "Fit": "zipmix.inference.result",
+    "FLAT": "zipmix.models.parameters",
+    "InputError": "zipmix.models.parameters",
+    "Parameters": "zipmix.models.parameters",
+    "Prior": "zipmix.models.parameters",
+    "log_posterior": "zipmix.models.posterior",
+    "Simulation": "zipmix.models.zip_mixture",
+    "simulate": "zipmix.models.zip_mixture",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'zipmix' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
