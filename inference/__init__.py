@@ -5,7 +5,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from zipmix.inference.cavi import cavi
 from zipmix.inference.em import em
+from zipmix.inference.exact import exact
 from zipmix.inference.gibbs import gibbs
 from zipmix.inference.pyro_map import pyro_map
 from zipmix.inference.pyro_svi import pyro_svi
@@ -16,7 +18,9 @@ METHODS: dict[str, Callable[..., Fit]] = {
     "em": em,
     "pyro_map": pyro_map,
     "pyro_svi": pyro_svi,
+    "cavi": cavi,
     "gibbs": gibbs,
+    "exact": exact,
 }
 
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,12 +40,14 @@ def arviz() -> ModuleType:
     return az
 
 
-def rhat(values_CS: Tensor) -> float:
-    """Rank-normalised split R-hat of one quantity, draws (chain, draw); 1 where all draws are equal."""
-    if values_CS.max() == values_CS.min():
+def rhat(values: Tensor) -> float:
+    """Largest rank-normalised split R-hat over all entries of draws (chain, draw, ...); 1 where draws are equal."""
+    flat_CSJ = values.flatten(2) if values.ndim > 2 else values[..., None]
+    moving = (flat_CSJ != flat_CSJ[:1, :1]).any(0).any(0)
+    if not bool(moving.any()):
         return 1.0
-    dataset = xr.Dataset({"value": (("chain", "draw"), values_CS.numpy())})
-    return float(arviz().rhat(dataset)["value"])
+    dataset = xr.Dataset({"value": (("chain", "draw", "entry"), flat_CSJ[..., moving].numpy())})
+    return float(arviz().rhat(dataset)["value"].max())
 
 
 def to_arviz(fit: Fit) -> Any:
@@ -222,3 +224,28 @@ def _tensor(dataset: xr.Dataset, name: str) -> Tensor:
 
 def _parameters(dataset: xr.Dataset) -> Parameters:
     return Parameters(*(_tensor(dataset, name) for name in Parameters._fields))
+
+
+class Loo(NamedTuple):
+    """Leave-one-row-out expected log predictive density by PSIS (Vehtari, Gelman and Gabry, 2017)."""
+
+    elpd: float
+    se: float
+    p: float  # effective number of parameters
+    n_bad: int  # rows whose Pareto k is over 0.7, for which the estimate is not to be trusted
+
+
+def ess(values_CS: Tensor) -> float:
+    """Bulk effective sample size of one quantity, draws (chain, draw)."""
+    dataset = xr.Dataset({"value": (("chain", "draw"), values_CS.numpy())})
+    return float(arviz().ess(dataset)["value"])
+
+
+def loo(fit: Fit) -> Loo:
+    """PSIS-LOO of rows, z and b summed out."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto", category=UserWarning)
+        result = arviz().loo(to_arviz(fit), pointwise=True)
+    elpd = result.elpd_loo if hasattr(result, "elpd_loo") else result.elpd
+    p = result.p_loo if hasattr(result, "p_loo") else result.p
+    return Loo(float(elpd), float(result.se), float(p), int((result.pareto_k > 0.7).sum()))

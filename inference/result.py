@@ -66,7 +66,7 @@ class Fit:
     method: str  # name in METHODS
     parameters: Parameters  # the point: MAP, mean of q, or the draw of highest log posterior
     draws: Parameters | None  # (chain, draw, ...) draws from the posterior or from q
-    objective: float  # log p(X, Theta | prior) at the point; the ELBO for pyro_svi
+    objective: float  # log p(X, Theta | prior) at the point; the ELBO for cavi and pyro_svi
     trace: Tensor  # (T,) objective per iteration; (chain, T) log posterior per sweep for samplers
     trace_seconds: Tensor  # (T,) wall time of each entry of the trace
     converged: bool

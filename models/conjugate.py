@@ -5,7 +5,8 @@
     lambda | z, b, X ~ Gamma(e + s, f + m)
 
 with the statistics of kernel.py (c is n where no cell is missing). Every method of inference is one verb on them: EM
-takes the mode, Gibbs draws. The prior is the complete conditional without data, so its density is the same function.
+takes the mode, Gibbs draws, variational Bayes takes expected logs. The prior is the complete conditional without data,
+so its density is the same function.
 """
 
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributions
 
-from zipmix.models.kernel import Statistics
+from zipmix.models.kernel import Logs, Statistics
 from zipmix.models.parameters import Parameters, Prior
 
 # Keeps 0 / 0 at 0 where a conditional has no mass to speak of.
@@ -90,6 +91,25 @@ def draw(conditionals: Conditionals, rng: np.random.Generator) -> Parameters:
     return Parameters(pi, omega, lam)
 
 
+class LogNormalisers(NamedTuple):
+    """Logs of what the unnormalised densities integrate to; ratios of them are marginal likelihoods."""
+
+    pi: Tensor  # (...)  of prod_k pi_k^(alpha_k - 1)
+    omega: Tensor  # (..., K, D)  of omega^(a - 1) (1 - omega)^(b - 1)
+    lam: Tensor  # (..., K, D)  of lambda^(e - 1) exp(-f lambda)
+
+
+def log_normalisers(conditionals: Conditionals) -> LogNormalisers:
+    """Log multivariate Beta, Beta and Gamma integrals; 0 for the flat improper prior f = 0."""
+    alpha, a, b, e, f = conditionals
+    lgamma = torch.lgamma
+    return LogNormalisers(
+        lgamma(alpha).sum(-1) - lgamma(alpha.sum(-1)),
+        lgamma(a) + lgamma(b) - lgamma(a + b),
+        torch.where(f > 0, lgamma(e) - torch.special.xlogy(e, f), 0.0),
+    )
+
+
 def log_density(conditionals: Conditionals, parameters: Parameters) -> Tensor:
     """Log density of the parameters under the conditionals, all constants in; 0 * log 0 is 0.
 
@@ -101,8 +121,27 @@ def log_density(conditionals: Conditionals, parameters: Parameters) -> Tensor:
     """
     pi, omega, lam = parameters
     alpha, a, b, e, f = conditionals
-    xlogy, lgamma = torch.special.xlogy, torch.lgamma
-    dirichlet = xlogy(alpha - 1, pi) - lgamma(alpha)
-    beta = xlogy(a - 1, omega) + torch.special.xlog1py(b - 1, -omega) + lgamma(a + b) - lgamma(a) - lgamma(b)
-    gamma = xlogy(e - 1, lam) - f * lam + torch.where(f > 0, xlogy(e, f) - lgamma(e), 0.0)
-    return dirichlet.sum(-1) + lgamma(alpha.sum(-1)) + (beta + gamma).sum((-2, -1))
+    log_normaliser = log_normalisers(conditionals)
+    xlogy = torch.special.xlogy
+    dirichlet = xlogy(alpha - 1, pi).sum(-1) - log_normaliser.pi
+    beta = xlogy(a - 1, omega) + torch.special.xlog1py(b - 1, -omega) - log_normaliser.omega
+    gamma = xlogy(e - 1, lam) - f * lam - log_normaliser.lam
+    return dirichlet + (beta + gamma).sum((-2, -1))
+
+
+def expected_logs(conditionals: Conditionals) -> Logs:
+    """E[log pi], E[log omega], E[log(1 - omega)], E[lambda] and E[log lambda]: the kernel's tables under q.
+
+    Args:
+        conditionals: a variational factor q, every field > 0, with any batch axes in front.
+    """
+    alpha, a, b, e, f = conditionals
+    digamma = torch.digamma
+    both = digamma(a + b)
+    return Logs(
+        digamma(alpha) - digamma(alpha.sum(-1, keepdim=True)),
+        digamma(a) - both,
+        digamma(b) - both,
+        e / f,
+        digamma(e) - torch.log(f),
+    )

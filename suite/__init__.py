@@ -7,11 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zipmix.checker import Report as Report
+    from zipmix.checker import check as check
     from zipmix.data import Data as Data
     from zipmix.data import load_data as load_data
     from zipmix.inference import METHODS as METHODS
     from zipmix.inference import fit as fit
     from zipmix.inference.arviz_io import load as load
+    from zipmix.inference.exact import log_evidence_exact as log_evidence_exact
     from zipmix.inference.result import Fit as Fit
     from zipmix.models.parameters import FLAT as FLAT
     from zipmix.models.parameters import InputError as InputError
@@ -22,11 +25,14 @@ if TYPE_CHECKING:
     from zipmix.models.zip_mixture import simulate as simulate
 
 _HOME = {
+    "Report": "zipmix.checker",
+    "check": "zipmix.checker",
     "Data": "zipmix.data",
     "load_data": "zipmix.data",
     "METHODS": "zipmix.inference",
     "fit": "zipmix.inference",
     "load": "zipmix.inference.arviz_io",
+    "log_evidence_exact": "zipmix.inference.exact",
     "Fit": "zipmix.inference.result",
     "FLAT": "zipmix.models.parameters",
     "InputError": "zipmix.models.parameters",

@@ -1,0 +1,139 @@
+"""Collapsed Gibbs sampling: pi, omega and lambda integrated out, one row at a time.
+
+Liu (1994); Neal (2000, algorithm 3) for mixtures. Row i is taken out of the statistics (n, c, s, p, m) of the others
+and put back with (z_i, b_i) drawn together. Given the others, a cell of component k and column d has
+
+    p(x_id, b_id = 1 | z_i = k) = (a + m) / (a + b + c) * NegativeBinomial(x_id; shape e + s, rate f + m)
+    p(x_id, b_id = 0 | z_i = k) = (b + c - m) / (a + b + c)                               where x_id = 0
+    p(z_i = k)                  = (alpha + n) / (sum alpha + N - 1)
+
+The b themselves are not kept: given m and z, every choice of m - p zeros of (k, d) is as likely as any other, so the
+b_id of the row that is taken out is 1 with probability (m - p) / (c - p) where x_id = 0. After each sweep the
+parameters are drawn from the complete conditionals, as draws of the posterior to report; the sweeps do not use them.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import gammaln
+from torch import Tensor
+
+from zipmix.inference.gibbs import chain_starts
+from zipmix.inference.loop import iterate
+from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.start import Init
+from zipmix.models.conjugate import complete_conditionals, draw
+from zipmix.models.kernel import Statistics
+from zipmix.models.parameters import Parameters, Prior, check_whole, require_proper
+from zipmix.models.posterior import log_posterior_at
+
+
+class State(NamedTuple):
+    """C chains: components of the rows with their statistics, and a draw of the parameters given them."""
+
+    z: Tensor  # (C, N) int64
+    statistics: Statistics  # (C, ...)
+    theta: Parameters  # (C, ...)
+    objective: Tensor  # (C,) log p(X, theta | prior)
+
+
+def sweep(problem: Problem, state: State, rng: np.random.Generator) -> State:
+    """Draws (z_i, b_i) of every row in turn, given the others, for all chains; then the parameters."""
+    z_CN = state.z.numpy().copy()
+    n, c, s, p, m = (value.numpy().copy() for value in state.statistics)
+    alpha, a, b, e, f = (np.asarray(value) for value in problem.prior)
+    D, chain = problem.counts.n_features, np.arange(len(z_CN))
+    X_ND, P_ND, *mask = (block.numpy() for block in problem.counts.A_NE.split(D, dim=1))
+    M_ND = mask[0] if mask else np.ones_like(X_ND)
+    log_uniform = np.log(rng.random((len(X_ND), len(chain), 1)))
+    uniform = rng.random((2, len(X_ND), len(chain), D))
+    for i in range(len(X_ND)):
+        x, positive, seen = X_ND[i], P_ND[i], M_ND[i]
+        at = chain, z_CN[:, i]
+        zeros = c[at] - p[at]
+        b_i = np.where(positive > 0, 1.0, (uniform[0, i] * zeros < m[at] - p[at]) * seen)
+        _add(-1, at, (n, c, s, p, m), (1.0, seen, x, positive, b_i))
+
+        # With the cell's own x and b = 1, shape and rate of lambda become e + s + x and f + m + 1.
+        log_poisson = gammaln(e + s + x) - gammaln(e + s) - gammaln(x + 1)
+        log_poisson += (e + s) * np.log((f + m) / (f + m + 1)) - x * np.log(f + m + 1)
+        on = np.log(a + m) + log_poisson
+        off = np.where(positive > 0, -np.inf, np.log(b + c - m))
+        either = np.logaddexp(on, off)
+        log_p = np.log(alpha + n) + ((either - np.log(a + b + c)) * seen).sum(-1)
+
+        below = np.logaddexp.accumulate(log_p, axis=1)
+        z_CN[:, i] = (log_uniform[i] + below[:, -1:] > below).sum(1)
+        at = chain, z_CN[:, i]
+        b_i = (np.log(uniform[1, i]) < (on - either)[at]) * seen
+        _add(+1, at, (n, c, s, p, m), (1.0, seen, x, positive, b_i))
+    counted = Statistics(*(torch.from_numpy(value) for value in (n, c, s, p, m)))
+    return _with_parameters(problem, torch.from_numpy(z_CN), counted, rng)
+
+
+def _add(sign: int, at: tuple[np.ndarray, np.ndarray], tables: tuple[np.ndarray, ...], row: tuple[Any, ...]) -> None:
+    for table, value in zip(tables, row, strict=True):
+        table[at] += sign * value
+
+
+def _with_parameters(problem: Problem, z_CN: Tensor, counted: Statistics, rng: np.random.Generator) -> State:
+    theta = draw(complete_conditionals(counted, problem.prior), rng)
+    return State(z_CN, counted, theta, log_posterior_at(problem.counts, theta, problem.prior))
+
+
+def collapsed_gibbs(
+    X: Any,
+    n_components: int,
+    *,
+    prior: Prior = Prior(),
+    seed: int = 0,
+    n_chains: int = 4,
+    n_warmup: int = 200,
+    n_draws: int = 1000,
+    init: Init = "small-em",
+    start: Parameters | None = None,
+    progress: bool = False,
+) -> Fit:
+    """Posterior draws by collapsed Gibbs sampling; a sweep visits the rows one by one and is slow on long tables.
+
+    Args:
+        X: (N, D) counts >= 0, NaN where missing.
+        n_components: K >= 1.
+        prior: hyperparameters, all > 0.
+        seed: of starts and draws.
+        n_chains: C >= 1 chains, all in one batch; chain c begins at start c.
+        n_warmup: sweeps thrown away first.
+        n_draws: sweeps kept, per chain.
+        init: "small-em", "kmeans++" or "prior", where starts come from.
+        start: starting points to use instead, (K, D) or (C, K, D).
+        progress: whether to show a progress bar.
+    Returns:
+        Draws (chain, draw, ...) with the labels as the chains left them; parameters are the draw of highest log
+        posterior, and objective is its log posterior.
+    Raises:
+        InputError: data, prior or settings that cannot be used.
+    """
+    problem = pose(X, n_components, prior)
+    require_proper(problem.prior, "collapsed_gibbs")
+    for name, value, least in (("n_chains", n_chains, 1), ("n_warmup", n_warmup, 0), ("n_draws", n_draws, 1)):
+        check_whole(value, name, at_least=least)
+    begin = chain_starts(problem, n_chains=n_chains, init=init, start=start, seed=seed)
+    rng = np.random.default_rng([seed, 1_000_003])
+    kept: list[Parameters] = []
+
+    def step(state: State) -> State:
+        state = sweep(problem, state, rng)
+        kept.append(state.theta)
+        return state
+
+    _, loop = iterate(
+        step,
+        _assign(problem, begin, rng),
+        lambda state: state.objective,
+        max_iter=n_warmup + n_draws,
+        tolerance=None,
+        progress=progress,
+        label="collapsed_gibbs",
+    )
+    return sampler_fit("collapsed_gibbs", problem, kept, loop)

@@ -1,0 +1,108 @@
+"""Tables of counts by name or from a file: the ones that ship with zipmix, CSV, .npy and coursework pickles."""
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from zipmix.models.counts import Table, as_table
+from zipmix.models.parameters import InputError
+
+
+class Data(NamedTuple):
+    """A table of counts and where it came from."""
+
+    X: Tensor  # (N, D) float64 counts, NaN where missing
+    names: tuple[str, ...]  # D names of columns
+    labels: tuple[str, ...] | None  # N known groups of the rows, where there are any
+    source: str  # in words
+
+
+def load_data(name_or_path: str | Path) -> Data:
+    """A data set by name, or a table from a file.
+
+    Args:
+        name_or_path: "nmes1988" (six health-care counts of 4 406 people), "digits" (pixels of 1 797 handwritten digits,
+            labels kept), or a file: .csv (a header row; an empty cell or NA is missing), .npy, or a coursework .pkl.
+    Returns:
+        The counts with names of columns, known labels of rows and their source.
+    Raises:
+        InputError: an unknown name, no such file, a kind of file that is not read, or a table that is no counts.
+    """
+    name = str(name_or_path)
+    if name in BUILT_IN:
+        return BUILT_IN[name]()
+    path = Path(name_or_path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None and not path.suffix:
+        close = difflib.get_close_matches(name, BUILT_IN, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise InputError(
+            f"data: {name!r} is neither a data set of zipmix ({', '.join(BUILT_IN)}) nor a file ending in "
+            f"{', '.join(READERS)}.{hint}"
+        )
+    if not path.is_file():
+        raise InputError(f"data: there is no file {name!r}; give a path or one of {', '.join(BUILT_IN)}.")
+    if reader is None:
+        raise InputError(f"data: {name!r} is of a kind that is not read; allowed are {', '.join(READERS)}.")
+    try:
+        table = reader(path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return Data(table.X_ND, table.names, None, str(path))
+
+
+def _nmes1988() -> Data:
+    import pandas as pd
+
+    with files("zipmix").joinpath("datasets/nmes1988.csv").open() as file:
+        table = as_table(pd.read_csv(file))
+    source = "US National Medical Expenditure Survey 1987-88, as analysed by Deb and Trivedi (1997)"
+    return Data(table.X_ND, table.names, None, source)
+
+
+def _digits() -> Data:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    names = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
+    labels = tuple(str(label) for label in digits.target)
+    return Data(as_table(digits.data).X_ND, names, labels, "Optical recognition of handwritten digits (scikit-learn)")
+
+
+def _csv(path: Path) -> Table:
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"X is not a readable CSV table: {str(error).strip()}; write a header row, then counts."
+        ) from None
+    return as_table(frame)
+
+
+def _npy(path: Path) -> Table:
+    import numpy as np
+
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"X is not a readable .npy array: {error}; save it with numpy.save, as numbers.") from None
+    return as_table(array)
+
+
+def _pickle(path: Path) -> Table:
+    from zipmix.safe_pickle import load_pickle
+
+    content: Any = load_pickle(path)
+    for key in ("X_ND", "Y_MD_obs"):
+        if isinstance(content, dict) and key in content:
+            return as_table(content[key])
+    raise InputError('X is a pickle without the coursework\'s key "X_ND"; save {"X_ND": counts}.')
+
+
+BUILT_IN = {"nmes1988": _nmes1988, "digits": _digits}
+READERS = {".csv": _csv, ".npy": _npy, ".pkl": _pickle, ".pickle": _pickle}
