@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zipmix.inference.cavi import cavi
+from zipmix.inference.collapsed_gibbs import collapsed_gibbs
 from zipmix.inference.em import em
 from zipmix.inference.exact import exact
 from zipmix.inference.gibbs import gibbs
@@ -20,6 +21,7 @@ METHODS: dict[str, Callable[..., Fit]] = {
     "pyro_svi": pyro_svi,
     "cavi": cavi,
     "gibbs": gibbs,
+    "collapsed_gibbs": collapsed_gibbs,
     "exact": exact,
 }
 

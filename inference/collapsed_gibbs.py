@@ -19,13 +19,13 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor
 
-from zipmix.inference.gibbs import chain_starts
-from zipmix.inference.loop import iterate
+from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
+from zipmix.inference.gibbs import draw_b, draw_z
 from zipmix.inference.result import Fit, Problem, pose
 from zipmix.inference.start import Init
 from zipmix.models.conjugate import complete_conditionals, draw
-from zipmix.models.kernel import Statistics
-from zipmix.models.parameters import Parameters, Prior, check_whole, require_proper
+from zipmix.models.kernel import Statistics, log_joint, logs, responsibilities, rho, statistics
+from zipmix.models.parameters import Parameters, Prior, require_proper
 from zipmix.models.posterior import log_posterior_at
 
 
@@ -36,6 +36,15 @@ class State(NamedTuple):
     statistics: Statistics  # (C, ...)
     theta: Parameters  # (C, ...)
     objective: Tensor  # (C,) log p(X, theta | prior)
+
+
+def assign(problem: Problem, theta: Parameters, rng: np.random.Generator) -> State:
+    """The state at the start: (z, b) drawn given the parameters."""
+    tables = logs(theta)
+    rho_KD = rho(tables)
+    z_CNK = draw_z(responsibilities(log_joint(problem.counts, tables))[0], rng)
+    counted = statistics(problem.counts, z_CNK, lambda zeros_KD: draw_b(zeros_KD, rho_KD, rng))
+    return _with_parameters(problem, z_CNK.argmax(-1), counted, rng)
 
 
 def sweep(problem: Problem, state: State, rng: np.random.Generator) -> State:
@@ -116,24 +125,17 @@ def collapsed_gibbs(
     """
     problem = pose(X, n_components, prior)
     require_proper(problem.prior, "collapsed_gibbs")
-    for name, value, least in (("n_chains", n_chains, 1), ("n_warmup", n_warmup, 0), ("n_draws", n_draws, 1)):
-        check_whole(value, name, at_least=least)
-    begin = chain_starts(problem, n_chains=n_chains, init=init, start=start, seed=seed)
+    lengths = check_lengths(n_chains, n_warmup, n_draws)
+    begin = chain_starts(problem, n_chains=lengths.n_chains, init=init, start=start, seed=seed)
     rng = np.random.default_rng([seed, 1_000_003])
-    kept: list[Parameters] = []
-
-    def step(state: State) -> State:
-        state = sweep(problem, state, rng)
-        kept.append(state.theta)
-        return state
-
-    _, loop = iterate(
-        step,
-        _assign(problem, begin, rng),
-        lambda state: state.objective,
-        max_iter=n_warmup + n_draws,
-        tolerance=None,
+    return run(
+        "collapsed_gibbs",
+        problem,
+        lambda state: sweep(problem, state, rng),
+        assign(problem, begin, rng),
+        lambda state: Visit(state.theta, state.objective),
+        lengths,
         progress=progress,
-        label="collapsed_gibbs",
+        settings=dict(init=init, start=start),
+        seed=seed,
     )
-    return sampler_fit("collapsed_gibbs", problem, kept, loop)

@@ -10,22 +10,18 @@ A sweep draws, for all chains in one batch,
 Geman and Geman (1984); blocking after Liu, Wong and Kong (1994).
 """
 
-import time
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zipmix.inference.loop import iterate
+from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
 from zipmix.inference.result import Fit, Problem, pose
-from zipmix.inference.start import Init, starts
+from zipmix.inference.start import Init
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, draw, log_density
 from zipmix.models.kernel import log_joint, logs, responsibilities, rho, statistics
-from zipmix.models.parameters import InputError, Parameters, Prior, check_whole, require_proper
-
-# Split R-hat of the log posterior below which the chains are taken to agree (Vehtari et al., 2021).
-R_HAT = 1.01
+from zipmix.models.parameters import Parameters, Prior, require_proper
 
 
 class State(NamedTuple):
@@ -42,7 +38,7 @@ def sweep(problem: Problem, theta: Parameters, rng: np.random.Generator) -> Stat
     R_NK, log_likelihood_N = responsibilities(log_joint(problem.counts, tables))
     objective = log_likelihood_N.sum(-1) + log_density(as_conditionals(problem.prior), theta)
     rho_KD = rho(tables)
-    drawn = statistics(problem.counts, draw_z(R_NK, rng), lambda zeros_KD: _binomial(zeros_KD, rho_KD, rng))
+    drawn = statistics(problem.counts, draw_z(R_NK, rng), lambda zeros_KD: draw_b(zeros_KD, rho_KD, rng))
     return State(theta, draw(complete_conditionals(drawn, problem.prior), rng), objective)
 
 
@@ -56,9 +52,10 @@ def draw_z(R_NK: Tensor, rng: np.random.Generator) -> Tensor:
     return z_KN.mT
 
 
-def _binomial(n: Tensor, p: Tensor, rng: np.random.Generator) -> Tensor:
-    drawn = rng.binomial(n.round().to(torch.int64).numpy(), p.clamp(0.0, 1.0).numpy())
-    return torch.from_numpy(np.asarray(drawn)).to(p.dtype)
+def draw_b(zeros_KD: Tensor, rho_KD: Tensor, rng: np.random.Generator) -> Tensor:
+    """How many of the observed zeros of each (k, d) have b = 1, (..., K, D)."""
+    drawn = rng.binomial(zeros_KD.round().to(torch.int64).numpy(), rho_KD.clamp(0.0, 1.0).numpy())
+    return torch.from_numpy(np.asarray(drawn)).to(rho_KD.dtype)
 
 
 def gibbs(
@@ -95,69 +92,17 @@ def gibbs(
     """
     problem = pose(X, n_components, prior)
     require_proper(problem.prior, "gibbs")
-    for name, value, least in (("n_chains", n_chains, 1), ("n_warmup", n_warmup, 0), ("n_draws", n_draws, 1)):
-        check_whole(value, name, at_least=least)
-    theta = starts(
-        problem.counts,
-        problem.prior,
-        n_components=problem.n_components,
-        n_starts=n_chains,
-        init=init,
-        start=start,
-        seed=seed,
-    )
-    if len(theta.pi) == 1 and n_chains > 1:
-        theta = Parameters(*(value.expand(n_chains, *value.shape[1:]) for value in theta))
-    if len(theta.pi) != n_chains:
-        raise InputError(f"start must hold one point or n_chains = {n_chains} points, got {len(theta.pi)}.")
+    lengths = check_lengths(n_chains, n_warmup, n_draws)
+    begin = chain_starts(problem, n_chains=lengths.n_chains, init=init, start=start, seed=seed)
     rng = np.random.default_rng([seed, 1_000_003])
-    kept: list[Parameters] = []
-
-    def step(state: State) -> State:
-        state = sweep(problem, state.following, rng)
-        kept.append(state.theta)
-        return state
-
-    _, loop = iterate(
-        step,
-        sweep(problem, theta, rng),
-        lambda state: state.objective,
-        max_iter=n_warmup + n_draws,
-        tolerance=None,
+    return run(
+        "gibbs",
+        problem,
+        lambda state: sweep(problem, state.following, rng),
+        sweep(problem, begin, rng),
+        lambda state: Visit(state.theta, state.objective),
+        lengths,
         progress=progress,
-        label="gibbs",
-    )
-    n_kept = max(len(kept) - n_warmup, 1)
-    draws = Parameters(*(torch.stack(fields, dim=1) for fields in zip(*kept[-n_kept:], strict=True)))
-    trace_CT = loop.trace_TR.T
-    lp_CS = trace_CT[:, -n_kept:]
-    chain, best = divmod(int(lp_CS.argmax()), n_kept)
-    converged, reason = _agreement(lp_CS, loop.reason)
-    return Fit(
-        method="gibbs",
-        parameters=Parameters(*(value[chain, best] for value in draws)),
-        draws=draws,
-        objective=lp_CS[chain, best].item(),
-        trace=trace_CT,
-        trace_seconds=loop.seconds_T,
-        converged=converged,
-        reason=reason,
-        n_iter=len(kept),
-        seconds=time.perf_counter() - problem.began,
-        settings=dict(n_chains=n_chains, n_warmup=n_warmup, n_draws=n_draws, init=init, start=start),
+        settings=dict(init=init, start=start),
         seed=seed,
-        prior=problem.prior,
-        X=problem.table.X_ND,
-        names=problem.table.names,
     )
-
-
-def _agreement(lp_CS: Tensor, reason: str) -> tuple[bool, str]:
-    if reason.startswith("interrupted"):
-        return False, reason
-    if lp_CS.shape[1] < 4:
-        return False, f"{reason}; too few draws to judge whether the chains agree (4 at least)"
-    from zipmix.inference.arviz_io import rhat
-
-    value = rhat(lp_CS)
-    return value < R_HAT, f"{reason}; R-hat of the log posterior over {len(lp_CS)} chains is {value:.3f}"
