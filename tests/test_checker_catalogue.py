@@ -10,7 +10,8 @@ import torch
 import zipmix
 from zipmix import coursework
 from zipmix.checker import Report
-from zipmix.checker.catalogue import MISTAKES, Given, Mistake, given
+from zipmix.checker.catalogue import MISTAKES
+from zipmix.checker.mistake import Given, Mistake, given
 from zipmix.checker.mistakes_latents import Latents, as_conditional
 
 FUNCTIONS = [(mistake, item) for mistake in MISTAKES for item in mistake.items if item != "em"]

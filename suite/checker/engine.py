@@ -2,7 +2,8 @@
 
 import difflib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipmix.checker import catalogue
+from zipmix.checker.catalogue import BY_NAME
 from zipmix.checker.item import Answers, Item, Malformed
 from zipmix.checker.items import ITEMS
 from zipmix.checker.items_steps import EM, LONG, SHORT, SINGLE, em_problems
@@ -78,18 +79,30 @@ def check(
     )
     try:
         _require_functions(source.name, worker)
-        problems = spread(quick=quick, seed=seed) + em_problems(seed)
-        reports = {
-            name: _Examiner(worker, item, worker.loaded.functions[name], reveal).report(problems)
-            for name, item in ITEMS.items()
-            if name in worker.loaded.functions
-        }
+        with _one_thread():
+            problems = spread(quick=quick, seed=seed) + em_problems(seed)
+            reports = {
+                name: _Examiner(worker, item, worker.loaded.functions[name], reveal).report(problems)
+                for name, item in ITEMS.items()
+                if name in worker.loaded.functions
+            }
         error = worker.loaded.error
         failures = (Finding("error", error[1], error[0]),) if error else ()
         notes = (f"prints {worker.loaded.printed!r} when it is run",) if worker.loaded.printed else ()
         return Report(source.name, reports, failures, notes, quick, time.perf_counter() - began)
     finally:
         worker.close()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tensors here are tiny: threads that wait for each other cost more than they save."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _source(solution: Any, functions: Mapping[str, Callable[..., Any]]) -> Any:
@@ -241,7 +254,7 @@ class _Examiner:
         mistake = None
         rounding = failed.problem.kind == SINGLE and name not in ("timeout", "ended", "")
         if rounding and (name == "AssertionError" or not self._try(failed.problem, quiet=True).wrong):
-            mistake = next(m for m in catalogue.MISTAKES if m.name == "falls_by_rounding_refused")
+            mistake = BY_NAME["falls_by_rounding_refused"]
         problem = failed.problem
         if name not in ("timeout", "ended") and item is not EM:
             problem = self._shrink(problem, lambda trial: bool(trial.failure) and trial.answer.error_name == name)
@@ -282,7 +295,7 @@ class _Examiner:
             output=output,
             formula=prop.formula,
             index=miss.entry[: prop.axes],
-            difference=miss.difference,
+            difference=self._shown(miss.difference),
             got=miss.got if self._reveal else None,
             expected=miss.expected if self._reveal else None,
             sizes=problem.sizes,
@@ -317,8 +330,12 @@ class _Examiner:
             findings,
             tuple(notes),
             len(trials),
-            max((trial.difference for trial in trials), default=0.0),
+            self._shown(max((trial.difference for trial in trials), default=0.0)),
         )
+
+    def _shown(self, difference: float) -> float:
+        """Two digits, unless numbers may be revealed: one's own answer and all digits would give the right one."""
+        return difference if self._reveal else float(f"{difference:.2g}")
 
 
 def _compare(item: Item, problem: Problem, output: str, got: Tensor, expected: Tensor) -> Miss:

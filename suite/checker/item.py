@@ -1,6 +1,7 @@
 """What a check of one function is made of: what it is asked, how its answer is read, and what must hold of it."""
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -60,6 +61,12 @@ def states(problem: Problem) -> dict[str, Any]:
 def some(names: Iterable[str]) -> Callable[[Problem], dict[str, Any]]:
     """What asks with some of the coursework's dictionaries."""
     return lambda problem: {name: value for name, value in states(problem).items() if name in names}
+
+
+def always(right: Callable[[Problem], Answers]) -> Callable[[Problem, Answers], Answers]:
+    """What must hold whatever was answered; worked out once for each problem."""
+    once = lru_cache(maxsize=128)(right)
+    return lambda problem, _: once(problem)
 
 
 def no_points(problem: Problem) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zipmix.checker import oracle
-from zipmix.checker.item import CONDITIONAL, Answers, Item, Property, no_points, read_value, some, tensor
+from zipmix.checker.item import CONDITIONAL, Answers, Item, Property, always, no_points, read_value, some, tensor
 from zipmix.checker.problems import Problem
 
 # Log densities: the sites of the program at drawn values.
@@ -27,7 +27,7 @@ def _density(
         lambda problem: dict(zip(arguments, asked(problem), strict=True)),
         no_points,
         read_value(lambda problem: tuple(right(problem).shape)),
-        lambda problem, _: {"value": right(problem)},
+        always(lambda problem: {"value": right(problem)}),
     )
 
 
@@ -121,7 +121,7 @@ def _continuous(name: str, question: str, field: str, points: Any, family: str, 
     def read(problem: Problem, value: Any) -> Answers:
         return {"log density": _differences(value).reshape(shape(problem))}
 
-    def right(problem: Problem, _: Answers) -> Answers:
+    def right(problem: Problem) -> Answers:
         joints = [oracle.log_joint_at(problem, problem.theta._replace(**{field: point})) for point in points(problem)]
         return {"log density": _differences(joints).reshape(shape(problem))}
 
@@ -139,22 +139,22 @@ def _continuous(name: str, question: str, field: str, points: Any, family: str, 
         some(CONDITIONAL),
         points,
         read,
-        right,
+        always(right),
     )
 
 
-def _b_right(problem: Problem, _: Answers) -> Answers:
+def _b_right(problem: Problem) -> Answers:
     b_NKD = oracle.b_given_z(oracle.tables(problem))
     return {"P(b = 1)": b_NKD[torch.arange(len(problem.z_N)), problem.z_N]}
 
 
-def _z_right(problem: Problem, _: Answers) -> Answers:
+def _z_right(problem: Problem) -> Answers:
     t = oracle.tables(problem)
     given_NKD = torch.where(problem.b_ND[:, None] > 0, (t.b_NKD2 + t.x_NKD2)[..., 1], (t.b_NKD2 + t.x_NKD2)[..., 0])
     return {"P(z = k)": torch.softmax(t.z_NK + given_NKD.sum(-1), 1)}
 
 
-def _z_marginal_right(problem: Problem, _: Answers) -> Answers:
+def _z_marginal_right(problem: Problem) -> Answers:
     return {"P(z = k)": oracle.responsibilities(oracle.tables(problem))}
 
 
@@ -187,7 +187,7 @@ def _discrete(name: str, question: str, words: str, formula: str, points: Any, r
         some(CONDITIONAL),
         points,
         read,
-        right,
+        always(right),
     )
 
 

@@ -1,5 +1,6 @@
 """E-step, M-step, ELBO, EM, affinity and matrix completion (questions 2a-5), held against the Pyro program."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from zipmix.checker.item import (
     Item,
     Malformed,
     Property,
+    always,
     kind_of,
     no_points,
     read_dictionary,
@@ -44,7 +46,7 @@ def beliefs_at(problem: Problem, theta: Parameters) -> Answers:
     return {"Ezeta_NK": oracle.responsibilities(t), "Eb_NKD": oracle.b_given_z(t)}
 
 
-def _m_right(problem: Problem, _: Answers) -> Answers:
+def _m_right(problem: Problem) -> Answers:
     return params_dictionary(oracle.maximiser(problem, problem.Ezeta_NK, problem.Eb_NKD))
 
 
@@ -74,7 +76,7 @@ E_STEP = Item(
     some(STEP),
     no_points,
     read_dictionary(_belief_shapes),
-    lambda problem, _: beliefs_at(problem, problem.theta),
+    always(lambda problem: beliefs_at(problem, problem.theta)),
 )
 
 M_STEP = Item(
@@ -103,7 +105,7 @@ M_STEP = Item(
     some(STEP),
     no_points,
     read_dictionary(_params_shapes),
-    _m_right,
+    always(_m_right),
 )
 
 
@@ -116,7 +118,7 @@ PIECES = {
 
 
 def _bound(name: str, pieces: tuple[str, ...], words: str, formula: str) -> Item:
-    def right(problem: Problem, _: Answers) -> Answers:
+    def right(problem: Problem) -> Answers:
         every = oracle.elbo_pieces(oracle.tables(problem), problem.Ezeta_NK, problem.Eb_NKD)
         return {"value": torch.stack([every[piece] for piece in pieces]).sum()}
 
@@ -130,7 +132,7 @@ def _bound(name: str, pieces: tuple[str, ...], words: str, formula: str) -> Item
         some(ELBO),
         no_points,
         read_value(lambda problem: ()),
-        right,
+        always(right),
     )
 
 
@@ -159,10 +161,11 @@ BOUNDS = (
 SHORT, LONG, SINGLE = "few iterations", "to the end", "float32"
 
 
-def em_problems(seed: int) -> list[Problem]:
-    """Data for whole runs of EM."""
+@lru_cache(maxsize=4)
+def em_problems(seed: int) -> tuple[Problem, ...]:
+    """Data for whole runs of EM; the same objects for the same seed."""
     rng = np.random.default_rng([seed, 100])
-    return [draw(SHORT, 30, 4, 3, rng=rng), clusters(LONG, rng=rng), clusters(SINGLE, rng=rng)]
+    return draw(SHORT, 30, 4, 3, rng=rng), clusters(LONG, rng=rng), clusters(SINGLE, rng=rng)
 
 
 def _ask_em(problem: Problem) -> dict[str, Any]:
@@ -299,5 +302,5 @@ COMPLETION = Item(
     _ask_completion,
     no_points,
     read_value(lambda problem: (len(problem.X_ND), n_missing(problem))),
-    lambda problem, _: {"value": oracle.expected_missing(problem, n_missing(problem))},
+    always(lambda problem: {"value": oracle.expected_missing(problem, n_missing(problem))}),
 )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta, Dirichlet, Gamma
 
-from zipmix.checker.catalogue import Given, mistake
+from zipmix.checker.mistake import Given, mistake
 
 lgamma, xlogy = torch.lgamma, torch.xlogy
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta, Dirichlet, Gamma
 
-from zipmix.checker.catalogue import Given, mistake
+from zipmix.checker.mistake import Given, mistake
 
 xlogy, entr, lgamma = torch.xlogy, torch.special.entr, torch.lgamma
 

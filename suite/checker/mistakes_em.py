@@ -1,7 +1,7 @@
 """Mistakes in EM as a whole, recognised by what must hold of the answer if they were made."""
 
 from zipmix.checker import oracle
-from zipmix.checker.catalogue import mistake
+from zipmix.checker.mistake import mistake
 from zipmix.checker.item import Answers
 from zipmix.checker.items_steps import SHORT, em_point, params_dictionary
 from zipmix.checker.problems import Problem

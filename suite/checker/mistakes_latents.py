@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical
 
-from zipmix.checker.catalogue import Given, mistake
+from zipmix.checker.mistake import Given, mistake
 
 B = "conditional_b e_step"
 Z = "conditional_z_marginal e_step"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zipmix.checker.catalogue import Given, mistake
+from zipmix.checker.mistake import Given, mistake
 from zipmix.checker.mistakes_latents import _log_joint
 
 Outputs = dict[str, Tensor]

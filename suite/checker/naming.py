@@ -5,16 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zipmix.checker import (  # noqa: F401  each enters its mistakes
-    mistakes_densities,
-    mistakes_elbo,
-    mistakes_em,
-    mistakes_latents,
-    mistakes_steps,
-)
-from zipmix.checker.catalogue import MISTAKES, Mistake, given
+from zipmix.checker import mistakes_latents
+from zipmix.checker.catalogue import MISTAKES
 from zipmix.checker.item import Answers, Item, Malformed, states
 from zipmix.checker.items_steps import n_missing
+from zipmix.checker.mistake import Mistake, given
 from zipmix.checker.oracle import elbo_pieces, tables
 from zipmix.checker.problems import Problem
 from zipmix.checker.student import log_densities

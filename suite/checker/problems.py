@@ -6,6 +6,7 @@ works in float32 or float64. Weights and beliefs are multiples of 1/1024, which 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -61,15 +62,16 @@ SPREAD: tuple[tuple[str, int, int, int], ...] = (
 QUICK = 8
 
 
-def spread(*, quick: bool, seed: int) -> list[Problem]:
-    """The drawn problems, in the order of SPREAD.
+@lru_cache(maxsize=8)
+def spread(*, quick: bool, seed: int) -> tuple[Problem, ...]:
+    """The drawn problems, in the order of SPREAD; the same objects for the same seed.
 
     Args:
         quick: whether to leave out the second half.
         seed: of all draws.
     """
     chosen = SPREAD[:QUICK] if quick else SPREAD
-    return [draw(*row, rng=np.random.default_rng([seed, number])) for number, row in enumerate(chosen)]
+    return tuple(draw(*row, rng=np.random.default_rng([seed, number])) for number, row in enumerate(chosen))
 
 
 def draw(kind: str, N: int, D: int, K: int, *, rng: np.random.Generator) -> Problem:

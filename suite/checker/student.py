@@ -1,6 +1,7 @@
 """What happens in the process of the solution: it is confined, the file is run, and calls are answered."""
 
 import contextlib
+import faulthandler
 import inspect
 import io
 import multiprocessing
@@ -70,6 +71,7 @@ def _confine(limits: Limits) -> None:
     for number in (0, 1, 2):
         os.dup2(null, number)
     sys.stdin = io.StringIO()
+    faulthandler.disable()
     if not hasattr(os, "setsid"):
         return
     os.setsid()
