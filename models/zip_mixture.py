@@ -25,7 +25,15 @@ from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import ProvenanceTensor, get_provenance
 from torch import Tensor
 
-from zipmix.models.parameters import Parameters, Prior, check_components, check_prior, check_whole, require_proper
+from zipmix.models.parameters import (
+    Parameters,
+    Prior,
+    check_components,
+    check_parameters,
+    check_prior,
+    check_whole,
+    require_proper,
+)
 
 
 def zip_mixture(X_ND: Tensor | None, n_rows: int, n_features: int, prior: Prior) -> Tensor:
@@ -61,6 +69,9 @@ def zip_mixture(X_ND: Tensor | None, n_rows: int, n_features: int, prior: Prior)
 
 def log_density(X_ND: Tensor, parameters: Parameters, prior: Prior) -> Tensor:
     """log p(X, Theta | prior) of the Pyro program, z and b summed out by enumeration; differentiable in Theta.
+
+    torch's Bernoulli keeps omega 2^-52 off 0 and 1, so that gradients stay finite: on the boundary a cell that is
+    less likely than that counts as that likely.
 
     Args:
         X_ND: (N, D) float64 counts, NaN where missing.
@@ -113,14 +124,18 @@ def simulate(
         parameters: pi (K,), omega (K, D), lam (K, D) to hold fixed; drawn from the prior where None.
         seed: of the draw; the global random state is left as it was.
     Raises:
-        InputError: a size below 1, or a prior that cannot be drawn from.
+        InputError: a size below 1, a seed below 0, parameters that do not fit, or a prior that cannot be drawn from.
     """
     n = check_whole(n, "n", at_least=1)
     n_features = check_whole(n_features, "n_features", at_least=1)
     n_components = check_components(n_components)
     prior = check_prior(prior, n_components)
     require_proper(prior, "simulate")
-    program = zip_mixture if parameters is None else poutine.condition(zip_mixture, data=parameters._asdict())
+    seed = check_whole(seed, "seed", at_least=0)
+    program = zip_mixture
+    if parameters is not None:
+        given = check_parameters(parameters, n_components, n_features)
+        program = poutine.condition(zip_mixture, data=given._asdict())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sites: dict[str, Any] = poutine.trace(program).get_trace(None, n, n_features, prior).nodes
