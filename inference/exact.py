@@ -77,7 +77,7 @@ def log_evidence_exact(X: Any, n_components: int, prior: Prior = Prior()) -> flo
     return enumeration(_pose(X, n_components, prior)).log_evidence
 
 
-def posterior(X: Any, n_components: int, prior: Prior = Prior()) -> Posterior:
+def exact_posterior(X: Any, n_components: int, prior: Prior = Prior()) -> Posterior:
     """Exact posterior expectations for a tiny table; append a row of NaN to learn about a new row.
 
     Args:

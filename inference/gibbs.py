@@ -20,7 +20,8 @@ from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
 from zipmix.inference.result import Fit, Problem, pose
 from zipmix.inference.start import Init
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, draw, log_density
-from zipmix.models.kernel import log_joint, logs, responsibilities, rho, statistics
+from zipmix.models.counts import Counts
+from zipmix.models.kernel import Logs, Statistics, log_joint, logs, responsibilities, rho, statistics
 from zipmix.models.parameters import Parameters, Prior, require_proper
 
 
@@ -34,12 +35,17 @@ class State(NamedTuple):
 
 def sweep(problem: Problem, theta: Parameters, rng: np.random.Generator) -> State:
     """One sweep from theta, for all chains."""
-    tables = logs(theta)
-    R_NK, log_likelihood_N = responsibilities(log_joint(problem.counts, tables))
-    objective = log_likelihood_N.sum(-1) + log_density(as_conditionals(problem.prior), theta)
-    rho_KD = rho(tables)
-    drawn = statistics(problem.counts, draw_z(R_NK, rng), lambda zeros_KD: draw_b(zeros_KD, rho_KD, rng))
+    drawn, log_likelihood = draw_statistics(problem.counts, logs(theta), rng)
+    objective = log_likelihood + log_density(as_conditionals(problem.prior), theta)
     return State(theta, draw(complete_conditionals(drawn, problem.prior), rng), objective)
+
+
+def draw_statistics(counts: Counts, tables: Logs, rng: np.random.Generator) -> tuple[Statistics, Tensor]:
+    """Sufficient statistics of one draw of (z, b) given Theta, and log p(X | Theta), (...), with both summed out."""
+    R_NK, log_likelihood_N = responsibilities(log_joint(counts, tables))
+    rho_KD = rho(tables)
+    drawn = statistics(counts, draw_z(R_NK, rng), lambda zeros_KD: draw_b(zeros_KD, rho_KD, rng))
+    return drawn, log_likelihood_N.sum(-1)
 
 
 def draw_z(R_NK: Tensor, rng: np.random.Generator) -> Tensor:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zipmix.inference import METHODS as METHODS
     from zipmix.inference import fit as fit
     from zipmix.inference.arviz_io import load as load
+    from zipmix.inference.exact import exact_posterior as exact_posterior
     from zipmix.inference.exact import log_evidence_exact as log_evidence_exact
     from zipmix.inference.result import Fit as Fit
     from zipmix.models.parameters import FLAT as FLAT
@@ -32,6 +33,7 @@ _HOME = {
     "METHODS": "zipmix.inference",
     "fit": "zipmix.inference",
     "load": "zipmix.inference.arviz_io",
+    "exact_posterior": "zipmix.inference.exact",
     "log_evidence_exact": "zipmix.inference.exact",
     "Fit": "zipmix.inference.result",
     "FLAT": "zipmix.models.parameters",

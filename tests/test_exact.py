@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import integrate, special, stats
 
-from zipmix import METHODS, InputError, Prior, log_evidence_exact, simulate
-from zipmix.inference.exact import exact, posterior
+from zipmix import METHODS, InputError, Prior, exact_posterior, log_evidence_exact, simulate
+from zipmix.inference.exact import exact
 
 NAN = float("nan")
 
@@ -74,7 +74,7 @@ def brute_force(rows, K, prior):
 def test_brute_force_over_all_z_and_b(name):
     rows, K, prior = PROBLEMS[name]
     log_evidence, expected = brute_force(rows, K, prior)
-    found = posterior(rows, K, prior)
+    found = exact_posterior(rows, K, prior)
     assert log_evidence_exact(rows, K, prior) == pytest.approx(log_evidence, rel=1e-10)
     assert found.log_evidence == pytest.approx(log_evidence, rel=1e-10)
     for field, value in (
@@ -113,7 +113,9 @@ def test_unequal_alpha_tends_to_equal_alpha():
     """Labellings and partitions are two enumerations; they meet where the alphas do."""
     X = simulate(7, 2, 3, seed=3).X
     nearly = torch.tensor([1.5, 1.5, 1.5 + 1e-11], dtype=torch.float64)
-    for by_partition, by_labelling in zip(posterior(X, 3, Prior()), posterior(X, 3, Prior(alpha=nearly)), strict=True):
+    for by_partition, by_labelling in zip(
+        exact_posterior(X, 3, Prior()), exact_posterior(X, 3, Prior(alpha=nearly)), strict=True
+    ):
         np.testing.assert_allclose(by_partition, by_labelling, rtol=1e-9, atol=1e-12)
 
 
@@ -129,7 +131,9 @@ def test_missing_cell_is_predicted_by_ratios_of_evidences():
         ratios.append(math.exp(log_evidence_exact(rows, 2, prior) - without))
     rows[2, 1] = NAN
     assert sum(ratios) == pytest.approx(1, abs=1e-9)
-    assert values @ np.array(ratios) == pytest.approx(posterior(rows, 2, prior).predictive_ND[2, 1].item(), rel=1e-8)
+    assert values @ np.array(ratios) == pytest.approx(
+        exact_posterior(rows, 2, prior).predictive_ND[2, 1].item(), rel=1e-8
+    )
 
 
 def test_evidences_of_all_tables_sum_to_one():
@@ -155,7 +159,7 @@ def test_what_is_all_missing_has_evidence_one():
 
 
 def test_co_clustering_of_empty_rows_is_the_prior():
-    found = posterior([[NAN]] * 5, 4, Prior(alpha=0.3)).coclustering_NN
+    found = exact_posterior([[NAN]] * 5, 4, Prior(alpha=0.3)).coclustering_NN
     expected = np.full((5, 5), 1.3 / (4 * 0.3 + 1))
     np.fill_diagonal(expected, 1)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -165,7 +169,7 @@ def test_order_of_rows_and_columns_does_not_matter():
     X = simulate(8, 3, 2, seed=1).X
     X[2, 1] = NAN
     rows, columns = torch.randperm(8, generator=torch.Generator().manual_seed(0)), torch.tensor([2, 0, 1])
-    straight, turned = posterior(X, 2), posterior(X[rows][:, columns], 2)
+    straight, turned = exact_posterior(X, 2), exact_posterior(X[rows][:, columns], 2)
     assert turned.log_evidence == pytest.approx(straight.log_evidence, rel=1e-12)
     np.testing.assert_allclose(turned.coclustering_NN, straight.coclustering_NN[rows][:, rows], rtol=1e-10)
     np.testing.assert_allclose(turned.rate_ND, straight.rate_ND[rows][:, columns], rtol=1e-10)
