@@ -13,7 +13,7 @@ from zipmix.inference.gibbs import gibbs
 from zipmix.inference.pyro_map import pyro_map
 from zipmix.inference.pyro_svi import pyro_svi
 from zipmix.inference.result import Fit
-from zipmix.models.parameters import InputError, Prior
+from zipmix.models.parameters import InputError, Prior, UnknownSetting
 
 METHODS: dict[str, Callable[..., Fit]] = {
     "em": em,
@@ -43,7 +43,7 @@ def fit(
         The fit.
     Raises:
         InputError: data, prior, method or a value of a setting that cannot be used.
-        TypeError: a setting that the method does not have.
+        UnknownSetting: a setting that the method does not have; it is a TypeError.
     """
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}.{_nearest(method, METHODS)}")
@@ -57,12 +57,14 @@ def check_settings(method: str, settings: dict[str, Any]) -> None:
     """Refuses settings that a method does not have.
 
     Raises:
-        TypeError: naming the setting and the ones there are.
+        UnknownSetting: naming the setting and the ones there are.
     """
     own = [name for name in inspect.signature(METHODS[method]).parameters if name not in COMMON]
     for name in settings:
         if name not in own:
-            raise TypeError(f"method {method!r} has no setting {name!r}; it has {', '.join(own)}.{_nearest(name, own)}")
+            raise UnknownSetting(
+                f"method {method!r} has no setting {name!r}; it has {', '.join(own)}.{_nearest(name, own)}"
+            )
 
 
 COMMON = ("X", "n_components", "prior", "seed")

@@ -22,6 +22,7 @@ from zipmix.models.conjugate import as_conditionals, log_density
 from zipmix.models.counts import as_counts
 from zipmix.models.parameters import InputError, Parameters, Prior
 from zipmix.models.posterior import rows_log_likelihood
+from zipmix.models.zip_mixture import Simulation
 
 FORMAT = 1
 AXES = {
@@ -249,3 +250,14 @@ def loo(fit: Fit) -> Loo:
     elpd = result.elpd_loo if hasattr(result, "elpd_loo") else result.elpd
     p = result.p_loo if hasattr(result, "p_loo") else result.p
     return Loo(float(elpd), float(result.se), float(p), int((result.pareto_k > 0.7).sum()))
+
+
+def save_simulation(simulation: Simulation, path: Path) -> None:
+    """Writes what a simulation drew as NetCDF: x, z, b, pi, omega and lam."""
+    names = tuple(f"x{d}" for d in range(simulation.X.shape[1]))
+    drawn = _dataset(simulation.parameters, (), names).assign(
+        x=(("observation", "feature"), simulation.X.numpy()),
+        z=(("observation",), simulation.z.numpy()),
+        b=(("observation", "feature"), simulation.b.to(torch.int8).numpy()),
+    )
+    drawn.to_netcdf(path, mode="w", engine="h5netcdf")

@@ -14,6 +14,10 @@ class InputError(ValueError):
     """What the user handed over cannot be used; the message says what was got and what is allowed."""
 
 
+class UnknownSetting(InputError, TypeError):
+    """A keyword that a method does not have; a TypeError, as for any call with a misspelt keyword."""
+
+
 class Parameters(NamedTuple):
     """A point Theta of the parameter space; all batch axes in front agree."""
 

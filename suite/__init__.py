@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zipmix.checker import Report as Report
     from zipmix.checker import check as check
+    from zipmix.comparison import Comparison as Comparison
+    from zipmix.comparison import compare as compare
     from zipmix.data import Data as Data
     from zipmix.data import load_data as load_data
     from zipmix.inference import METHODS as METHODS
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _HOME = {
     "Report": "zipmix.checker",
     "check": "zipmix.checker",
+    "Comparison": "zipmix.comparison",
+    "compare": "zipmix.comparison",
     "Data": "zipmix.data",
     "load_data": "zipmix.data",
     "METHODS": "zipmix.inference",

@@ -1,9 +1,9 @@
 """Mistakes in EM as a whole, recognised by what must hold of the answer if they were made."""
 
 from zipmix.checker import oracle
-from zipmix.checker.mistake import mistake
 from zipmix.checker.item import Answers
 from zipmix.checker.items_steps import SHORT, em_point, params_dictionary
+from zipmix.checker.mistake import mistake
 from zipmix.checker.problems import Problem
 
 # Right: beliefs are computed once more from the parameters that are returned

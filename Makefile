@@ -1,0 +1,58 @@
+# make compare   sets up .venv, runs the main job, writes results/nmes1988
+# make test      sets up .venv, runs every test
+# Both do again only what a change calls for; `make -B test` runs the tests again.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+MAIN   := results/nmes1988
+
+sources := pyproject.toml README.md $(shell find models inference suite -type f -not -name '*.pyc')
+checks  := $(shell find tests notebooks benchmarks -type f -not -name '*.pyc' 2>/dev/null)
+
+.PHONY: help compare test lint types format clean
+
+help:
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
+
+compare: $(MAIN)/report.html
+	@echo "==> the report is $(MAIN)/report.html"
+
+$(MAIN)/report.html: $(VENV)/installed
+	@echo "==> comparing the methods on nmes1988 with three components (a few minutes)"
+	$(BIN)/zipmix compare nmes1988 -k 3 --output $(MAIN) --overwrite
+
+test: $(VENV)/tested
+	@echo "==> all tests have passed on this tree"
+
+$(VENV)/tested: $(VENV)/installed $(checks)
+	@echo "==> running every test (about a quarter of an hour)"
+	$(BIN)/python -m pytest
+	@touch $@
+
+lint: $(VENV)/installed
+	@echo "==> lint"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	@echo "==> types"
+	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/installed: $(VENV)/dependencies $(sources)
+	@echo "==> installing zipmix into $(VENV)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	@touch $@
+
+$(VENV)/dependencies: pyproject.toml constraints.txt
+	@echo "==> making $(VENV) and installing what zipmix needs, as pinned in constraints.txt (a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,270 @@
+"""The command line: `zipmix fit`, `compare`, `report`, `simulate`, `check`, `coursework`.
+
+Heavy imports stand inside the commands, so that `zipmix --help` answers at once. What the user hands over and cannot be
+used is told in one sentence on stderr, with exit status 2.
+"""
+
+import ast
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zipmix.checker.command import register
+
+if TYPE_CHECKING:
+    from zipmix.inference.result import Fit
+    from zipmix.models.parameters import Prior
+
+UNUSABLE = 2
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Fit, check and compare the zero-inflated Poisson mixture.",
+    epilog="Each command has examples: [bold]zipmix fit --help[/bold].",
+)
+
+Table = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="nmes1988, digits, or a file: .csv, .npy, .pkl.", show_default=False),
+]
+Components = Annotated[int, typer.Option("--components", "-k", help="K, number of components.", show_default=False)]
+PriorOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prior",
+        metavar="NAME=VALUE",
+        help="Hyperparameter alpha, a, b, e or f, as often as needed; --prior flat: maximum likelihood.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all randomness.")]
+
+
+@app.command("fit", epilog="[bold]zipmix fit nmes1988 -k 3 --set n_starts=50 --save fit.nc --rows rows.csv[/bold]")
+def fit_command(
+    data: Table,
+    components: Components,
+    method: Annotated[str, typer.Option("--method", "-m", help="Method of inference.")] = "em",
+    prior: PriorOption = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Setting of the method, as often as needed."),
+    ] = None,
+    seed: Seed = 0,
+    save: Annotated[Path | None, typer.Option(help="Write the fit as NetCDF (.nc).")] = None,
+    rows: Annotated[Path | None, typer.Option(help="Write component and responsibilities of every row as CSV.")] = None,
+    impute: Annotated[Path | None, typer.Option(help="Write the table with missing cells filled as CSV.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+) -> None:
+    """Fit the mixture by one method and print its components."""
+    import zipmix
+    from zipmix.outputs import fit_summary, refuse_existing, write_csv
+
+    for path in (save, rows, impute):
+        if path is not None:
+            refuse_existing(path, overwrite=overwrite)
+    table = zipmix.load_data(data)
+    settings: dict[str, Any] = {"progress": True} | assignments(setting or [], "--set")
+    fitted = _run(table, components, method, prior=parse_prior(prior or []), seed=seed, settings=settings)
+    from rich.console import Console
+
+    Console().print(fit_summary(fitted))
+    if save is not None:
+        fitted.save(save, overwrite=overwrite)
+    if rows is not None:
+        write_csv(rows, _rows(fitted, table.labels))
+    if impute is not None:
+        write_csv(impute, _frame(fitted.impute(), table.names))
+    for path in (save, rows, impute):
+        if path is not None:
+            typer.echo(f"wrote {path}")
+
+
+@app.command("compare", epilog="[bold]zipmix compare nmes1988 -k 3 --output results/nmes1988[/bold]")
+def compare_command(
+    data: Table,
+    components: Components,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="Method to run, as often as needed; a default selection where left out."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write; results/NAME where left out.")
+    ] = None,
+    prior: PriorOption = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="METHOD.NAME=VALUE", help="Setting of one method, as often as needed."),
+    ] = None,
+    seed: Seed = 0,
+    starts: Annotated[int, typer.Option(min=1, help="Starts of EM.")] = 50,
+    chains: Annotated[int, typer.Option(min=1, help="Chains of the samplers.")] = 4,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+) -> None:
+    """Run the methods on the same data from the same starts and write one folder with a report."""
+    import zipmix
+    from zipmix.comparison import DEFAULT_METHODS
+    from zipmix.outputs import comparison_table, refuse_existing
+    from zipmix.report import write_report
+
+    folder = output or Path("results") / Path(data).stem
+    refuse_existing(folder, overwrite=overwrite)
+    compared = zipmix.compare(
+        zipmix.load_data(data),
+        components,
+        methods=method or DEFAULT_METHODS,
+        prior=parse_prior(prior or []),
+        settings=_by_method(assignments(setting or [], "--set")),
+        seed=seed,
+        n_starts=starts,
+        n_chains=chains,
+        progress=True,
+    )
+    from rich.console import Console
+
+    Console().print(comparison_table(compared))
+    write_report(compared, folder, overwrite=overwrite)
+    typer.echo(f"wrote {folder / 'report.html'}")
+
+
+@app.command("report", epilog="[bold]zipmix report results/nmes1988[/bold]")
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="Folder that `zipmix compare` wrote.", show_default=False)],
+) -> None:
+    """Write the report of a comparison again, from its fits: nothing is fitted."""
+    from zipmix.report import read_comparison, write_report
+
+    typer.echo(f"wrote {write_report(read_comparison(folder), folder, overwrite=True)}")
+
+
+@app.command("simulate", epilog="[bold]zipmix simulate 500 8 3 counts.csv --truth truth.nc[/bold]")
+def simulate_command(
+    n: Annotated[int, typer.Argument(metavar="N", help="Rows.", show_default=False)],
+    features: Annotated[int, typer.Argument(metavar="D", help="Columns.", show_default=False)],
+    components: Annotated[int, typer.Argument(metavar="K", help="Components.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="CSV file to write.", show_default=False)],
+    prior: PriorOption = None,
+    seed: Seed = 0,
+    truth: Annotated[
+        Path | None, typer.Option(help="Write what was drawn (z, b, pi, omega, lam) as NetCDF (.nc).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+) -> None:
+    """Draw parameters and counts from the model."""
+    import zipmix
+    from zipmix.inference.arviz_io import save_simulation
+    from zipmix.outputs import refuse_existing, write_csv, write_whole
+
+    for path in (file, truth):
+        if path is not None:
+            refuse_existing(path, overwrite=overwrite)
+    drawn = zipmix.simulate(n, features, components, prior=parse_prior(prior or []), seed=seed)
+    write_csv(file, _frame(drawn.X, tuple(f"x{d}" for d in range(features))))
+    typer.echo(f"wrote {file}")
+    if truth is not None:
+        write_whole(truth, lambda place: save_simulation(drawn, place))
+        typer.echo(f"wrote {truth}")
+
+
+register(app)
+
+
+def main() -> None:
+    """Runs the command line; what cannot be used ends with a sentence and exit status 2."""
+    try:
+        app()
+    except Exception as error:
+        from zipmix.models.parameters import InputError
+
+        if not isinstance(error, InputError):
+            raise
+        typer.echo(f"zipmix: {error}", err=True)
+        sys.exit(UNUSABLE)
+
+
+def _run(table: Any, components: int, method: str, *, prior: "Prior", seed: int, settings: dict[str, Any]) -> "Fit":
+    from dataclasses import replace
+
+    import zipmix
+
+    return replace(
+        zipmix.fit(table.X, components, method, prior=prior, seed=seed, **settings),
+        names=table.names,
+    )
+
+
+def assignments(texts: list[str], option: str) -> dict[str, Any]:
+    """NAME=VALUE texts as a dictionary; values are Python literals, or text.
+
+    Raises:
+        InputError: no "=" in a text, or the same name twice.
+    """
+    from zipmix.models.parameters import InputError
+
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise InputError(f"{option} must be NAME=VALUE, got {text!r}; write {option} n_starts=50.")
+        if name in values:
+            raise InputError(f"{option} names {name!r} twice; give it once.")
+        try:
+            values[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            values[name] = value
+    return values
+
+
+def parse_prior(texts: list[str]) -> "Prior":
+    """The prior from NAME=VALUE texts, or from "flat".
+
+    Raises:
+        InputError: an unknown name or a value that is no number.
+    """
+    from zipmix.models.parameters import FLAT, InputError, Prior
+
+    if texts == ["flat"]:
+        return FLAT
+    values = assignments(texts, "--prior")
+    for name, value in values.items():
+        if name not in Prior._fields:
+            raise InputError(f"--prior must name one of {', '.join(Prior._fields)}; got {name!r}.")
+        if isinstance(value, str):
+            raise InputError(f"--prior {name} must be a number, or numbers with commas for alpha; got {value!r}.")
+    return Prior(**values)
+
+
+def _by_method(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    from zipmix.models.parameters import InputError
+
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        method, dot, own = name.partition(".")
+        if not dot or not own:
+            raise InputError(f"--set must be METHOD.NAME=VALUE, got {name!r}; write --set gibbs.n_draws=2000.")
+        nested.setdefault(method, {})[own] = value
+    return nested
+
+
+def _frame(X_ND: Any, names: tuple[str, ...]) -> Any:
+    import pandas as pd
+
+    frame = pd.DataFrame(X_ND.numpy(), columns=list(names))
+    whole = frame.columns[((frame % 1 == 0) | frame.isna()).all()]
+    return frame.astype(dict.fromkeys(whole, "Int64"))
+
+
+def _rows(fitted: "Fit", labels: tuple[str, ...] | None) -> Any:
+    import pandas as pd
+
+    R_NK = fitted.responsibilities()
+    frame = pd.DataFrame(R_NK.numpy(), columns=[f"r{k}" for k in range(fitted.n_components)])
+    frame.insert(0, "component", R_NK.argmax(1).numpy())
+    if labels is not None:
+        frame.insert(1, "label", list(labels))
+    return frame.rename_axis("row")

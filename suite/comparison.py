@@ -1,0 +1,311 @@
+"""Every method of inference on the same data from the same starts, and what can be said of how they agree.
+
+Quantities that label switching cannot spoil are compared as they are; parameters only after components have been
+matched to those of the best EM start (labels.py).
+"""
+
+import inspect
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zipmix.data import Data
+from zipmix.inference import METHODS, check_settings, fit
+from zipmix.inference.arviz_io import Loo, ess, loo, rhat
+from zipmix.inference.loop import progress_bar
+from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.start import Init, starts
+from zipmix.labels import match
+from zipmix.models.counts import as_counts
+from zipmix.models.kernel import log_zero, logs
+from zipmix.models.parameters import InputError, Parameters, Prior, check_whole
+from zipmix.models.posterior import log_posterior_at
+from zipmix.verdict import VARIATIONAL, Verdict, interval, reach_verdict
+
+DEFAULT_METHODS = ("em", "pyro_map", "cavi", "pyro_svi", "gibbs")
+
+# Methods that run all starts in one batch; the other ones begin at the first start, or at one start per chain.
+MANY_STARTS = ("em", "cavi")
+
+# Rows of a co-clustering matrix that are kept; more cannot be told apart in a figure.
+COCLUSTERED_ROWS = 300
+
+
+class Summary(NamedTuple):
+    """One row of the table of methods."""
+
+    method: str
+    log_posterior: float  # log p(X, Theta | prior) at the method's point, the same scale for all
+    gap: float  # to the best log posterior of all methods
+    elbo: float | None  # variational methods: the objective
+    elbo_error: float | None  # its Monte-Carlo standard error
+    agreement: float | None  # adjusted Rand index of the partition with that of the reference
+    seconds: float
+    n_iter: int
+    converged: bool
+    reason: str
+    ess_per_second: float | None  # of the log posterior, samplers only
+    rhat_raw: float | None  # largest R-hat over parameters, labels as the chains left them
+    rhat_matched: float | None  # the same after matching components
+    loo: Loo | None  # leave-one-row-out log score
+
+
+class Zeros(NamedTuple):
+    """Share of zeros per column, as observed and as a method predicts it for new rows."""
+
+    observed_D: Tensor
+    predicted: dict[str, Tensor]  # method -> (D,)
+    intervals: dict[str, Tensor]  # method with draws -> (2, D) of a replicated table
+
+
+class CoClustering(NamedTuple):
+    """P(z_i = z_j | X) among the same rows for every method, ordered by the reference's partition."""
+
+    rows: Tensor  # (J,) numbers of the rows
+    component_J: Tensor  # (J,) their components by the reference
+    affinity: dict[str, Tensor]  # method -> (J, J)
+
+
+class Comparison(NamedTuple):
+    """All fits on one table, and how they compare."""
+
+    data: Data
+    n_components: int
+    prior: Prior
+    seed: int
+    fits: dict[str, Fit]
+    failures: dict[str, str]  # method -> what went wrong
+    matched: dict[str, Parameters]  # method -> its point, components in the order of the reference
+    matched_draws: dict[str, Parameters]
+    summaries: tuple[Summary, ...]
+    verdict: Verdict
+    zeros: Zeros
+    coclustering: CoClustering
+    reference: str  # method whose components give the order
+    command: str
+    versions: dict[str, str]
+    machine: str
+    seconds: float
+
+
+def compare(
+    X: Any,
+    n_components: int,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    prior: Prior = Prior(),
+    seed: int = 0,
+    n_starts: int = 50,
+    n_chains: int = 4,
+    settings: dict[str, dict[str, Any]] | None = None,
+    progress: bool = False,
+) -> Comparison:
+    """Runs methods of inference on the same data and compares them.
+
+    The first n_chains starts ("small-em") are common: chain c of a sampler begins at start c, every method that runs
+    once begins at start 0, and EM and CAVI take them all together with "kmeans++" starts up to n_starts.
+
+    Args:
+        X: (N, D) counts, NaN where missing, or a Data of load_data.
+        n_components: K >= 1.
+        methods: names in METHODS.
+        prior: hyperparameters, the same for all.
+        seed: of everything.
+        n_starts: starts of EM and CAVI, at least n_chains.
+        n_chains: chains of the samplers.
+        settings: further settings per method, {"gibbs": {"n_draws": 2000}}.
+        progress: whether to show progress bars.
+    Returns:
+        The comparison. A method that fails is named in `failures` and stops nothing.
+    Raises:
+        InputError: data, prior, methods or settings that cannot be used, or no method that runs.
+    """
+    began = time.perf_counter()
+    settings = settings or {}
+    _check(methods, settings, n_starts, n_chains)
+    data = X if isinstance(X, Data) else None
+    problem = pose(data.X if data else X, n_components, prior)
+    data = data or Data(problem.table.X_ND, problem.table.names, None, "given as an array")
+    begin = _starts(problem, n_starts=n_starts, n_chains=n_chains, seed=seed)
+
+    fits: dict[str, Fit] = {}
+    failures: dict[str, str] = {}
+    with progress_bar(len(methods), "compare", enabled=progress) as advance:
+        for name in methods:
+            own = begin(name) | settings.get(name, {})
+            try:
+                fitted = fit(problem.table.X_ND, n_components, name, prior=prior, seed=seed, **own)
+                fits[name] = replace(fitted, names=data.names)
+            except Exception as error:  # whatever one method does, the others are still worth their time
+                failures[name] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            advance()
+    if not fits:
+        raise InputError(f"no method could be run: {'; '.join(f'{name}: {why}' for name, why in failures.items())}")
+
+    command = shlex.join(["zipmix", *sys.argv[1:]]) if Path(sys.argv[0]).stem == "zipmix" else "zipmix.compare(...)"
+    return assemble(
+        data, fits, failures, prior=problem.prior, seed=seed, command=command, seconds=time.perf_counter() - began
+    )
+
+
+def assemble(
+    data: Data,
+    fits: dict[str, Fit],
+    failures: dict[str, str],
+    *,
+    prior: Prior,
+    seed: int,
+    command: str,
+    seconds: float,
+) -> Comparison:
+    """Compares fits that have been made.
+
+    Args:
+        data: the table that all were fitted to.
+        fits: by method, one at least.
+        failures: methods that did not run, and why.
+        prior: as check_prior returns it.
+        seed: of the comparison.
+        command: that made the fits.
+        seconds: that they took together.
+    """
+    counts = as_counts(data.X)
+    points = {name: log_posterior_at(counts, f.parameters, prior).item() for name, f in fits.items()}
+    reference = "em" if "em" in fits else max(points, key=points.__getitem__)
+    anchor = fits[reference].parameters
+    matched = {name: match(f.parameters, anchor) for name, f in fits.items()}
+    matched_draws = {name: match(f.draws, anchor) for name, f in fits.items() if f.draws is not None}
+    partition = fits[reference].predict()
+    summaries = tuple(
+        _summary(f, points[name], max(points.values()), partition, matched_draws.get(name)) for name, f in fits.items()
+    )
+    mixing = {row.method: row.rhat_matched for row in summaries if row.rhat_matched is not None}
+    return Comparison(
+        data=data,
+        n_components=fits[reference].n_components,
+        prior=prior,
+        seed=seed,
+        fits=fits,
+        failures=failures,
+        matched=matched,
+        matched_draws=matched_draws,
+        summaries=summaries,
+        verdict=reach_verdict(fits, failures, matched, matched_draws, mixing, prior),
+        zeros=_zeros(fits, data.X, seed),
+        coclustering=_coclustering(fits, partition),
+        reference=reference,
+        command=command,
+        versions=_versions(),
+        machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        seconds=seconds,
+    )
+
+
+def _check(methods: Sequence[str], settings: dict[str, dict[str, Any]], n_starts: int, n_chains: int) -> None:
+    if not methods:
+        raise InputError(f"methods must name at least one of {', '.join(METHODS)}.")
+    for name in [*methods, *settings]:
+        if name not in METHODS:
+            raise InputError(f"methods must be among {', '.join(METHODS)}; got {name!r}.")
+    for name, values in settings.items():
+        check_settings(name, values)
+    check_whole(n_chains, "n_chains", at_least=1)
+    check_whole(n_starts, "n_starts", at_least=1)
+    if n_starts < n_chains:
+        raise InputError(f"n_starts must be at least n_chains = {n_chains}, got {n_starts}.")
+
+
+def _starts(problem: Problem, *, n_starts: int, n_chains: int, seed: int) -> Callable[[str], dict[str, Any]]:
+    """What hands each method its share of the common starts, as settings."""
+
+    def draw(init: Init, n: int) -> Parameters:
+        counts, prior, K = problem.counts, problem.prior, problem.n_components
+        return starts(counts, prior, n_components=K, n_starts=n, init=init, start=None, seed=seed)
+
+    common = draw("small-em", n_chains)
+    many = common
+    if n_starts > n_chains:
+        more = draw("kmeans++", n_starts - n_chains)
+        many = Parameters(*(torch.cat(pair) for pair in zip(common, more, strict=True)))
+    first = Parameters(*(value[0] for value in common))
+
+    def share(method: str) -> dict[str, Any]:
+        own = inspect.signature(METHODS[method]).parameters
+        if "start" not in own:
+            return {}
+        if method in MANY_STARTS:
+            return {"start": many}
+        return {"start": common, "n_chains": n_chains} if "n_chains" in own else {"start": first}
+
+    return share
+
+
+def _summary(f: Fit, log_posterior: float, best: float, partition: Tensor, matched: Parameters | None) -> Summary:
+    from sklearn.metrics import adjusted_rand_score
+
+    variational = f.method in VARIATIONAL
+    raw_rhat = matched_rhat = rate = None
+    if f.draws is not None and matched is not None and not variational and min(f.draws.pi.shape[:2]) > 1:
+        lp_CS = f.trace[:, -f.draws.pi.shape[1] :]
+        rate = ess(lp_CS) / f.seconds
+        raw_rhat, matched_rhat = (max(rhat(value) for value in draws) for draws in (f.draws, matched))
+    return Summary(
+        method=f.method,
+        log_posterior=log_posterior,
+        gap=best - log_posterior,
+        elbo=f.objective if variational else None,
+        elbo_error=f.objective_error if variational else None,
+        agreement=float(adjusted_rand_score(partition.numpy(), f.predict().numpy())),
+        seconds=f.seconds,
+        n_iter=f.n_iter,
+        converged=f.converged,
+        reason=f.reason,
+        ess_per_second=rate,
+        rhat_raw=raw_rhat,
+        rhat_matched=matched_rhat,
+        loo=loo(f) if f.draws is not None else None,
+    )
+
+
+def _coclustering(fits: dict[str, Fit], partition: Tensor) -> CoClustering:
+    n_rows = len(partition)
+    every = torch.linspace(0, n_rows - 1, min(n_rows, COCLUSTERED_ROWS)).round().to(torch.int64)
+    rows = partition.argsort(stable=True)[every]
+    return CoClustering(rows, partition[rows], {name: f.affinity(f.X[rows]) for name, f in fits.items()})
+
+
+def _zeros(fits: dict[str, Fit], X_ND: Tensor, seed: int) -> Zeros:
+    observed_D = (~X_ND.isnan()).sum(0)
+    share_D = (X_ND == 0).sum(0) / observed_D.clamp_min(1)
+    predicted, intervals = {}, {}
+    rng = np.random.default_rng([seed, 7])
+    for name, f in fits.items():
+        if f.draws is None:
+            predicted[name] = _zero_share(f.parameters)
+            continue
+        drawn_CSD = _zero_share(f.draws)
+        predicted[name] = drawn_CSD.mean((0, 1))
+        replicated = rng.binomial(observed_D.numpy(), drawn_CSD.clamp(0, 1).numpy()) / observed_D.clamp_min(1).numpy()
+        intervals[name] = interval(torch.from_numpy(replicated))
+    return Zeros(share_D.to(torch.float64), predicted, intervals)
+
+
+def _zero_share(parameters: Parameters) -> Tensor:
+    """p(x_d = 0) of a new row, (..., D)."""
+    return (parameters.pi[..., None] * log_zero(logs(parameters)).exp()).sum(-2)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("zipmix", "torch", "pyro-ppl", "arviz", "numpy", "scipy")
+    return {"python": platform.python_version()} | {package: version(package) for package in packages}

@@ -1,0 +1,148 @@
+"""What the command line prints, and files written whole or not at all."""
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zipmix.models.parameters import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from zipmix.comparison import Comparison
+    from zipmix.inference.result import Fit
+
+# Columns of a table that are printed beside one another.
+PRINTED_COLUMNS = 12
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Refuses to write where something stands already, before any work is done.
+
+    A folder is replaced only if it holds a comparison and nothing else of the user's.
+
+    Raises:
+        InputError: the path exists, or the folder that it is to lie in cannot be written.
+    """
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise InputError(f"--output: {path} exists already; choose another folder, or add --overwrite.")
+        if not (path / "comparison.json").is_file():
+            raise InputError(f"--output: {path} holds no comparison, so it is not replaced; choose another folder.")
+    elif path.is_file() and not overwrite:
+        raise InputError(f"{path} exists already; choose another name, or add --overwrite.")
+    parent = path.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK) or not parent.is_dir():
+        raise InputError(f"{path} cannot be written in {parent}; choose another place.")
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file beside its place and moves it there, so that it is never half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_csv(path: Path, frame: Any) -> None:
+    """Writes a pandas frame as CSV; the index only where it has a name."""
+    write_whole(path, lambda place: frame.to_csv(place, index=frame.index.name is not None))
+
+
+def fit_summary(fit: "Fit") -> "Group":
+    """A fit in a terminal: how it ended, and its components."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    word = "log posterior" if fit.objective_error == 0 and fit.method != "cavi" else "ELBO"
+    state = "converged" if fit.converged else "not converged"
+    head = f"{fit.method}: {word} {fit.objective:.6f}, {state} after {fit.n_iter} iterations, {fit.seconds:.2f} s"
+    lines: list[Any] = [Text(head, style="bold"), Text(fit.reason)]
+    if fit.restarts is not None and len(fit.restarts.objective_R) > 1:
+        lines.append(Text(f"{fit.restarts.n_best} of {len(fit.restarts.objective_R)} starts reached the best optimum"))
+    pi, omega, lam = fit.parameters
+    shown = range(min(len(fit.names), PRINTED_COLUMNS))
+    for title, value, form in (
+        ("omega, share of the Poisson part", omega, "{:.3f}"),
+        ("lambda, Poisson rate", lam, "{:.3g}"),
+    ):
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table.add_column("component", justify="right")
+        table.add_column("weight", justify="right")
+        for d in shown:
+            table.add_column(Text(fit.names[d]), justify="right")
+        for k in range(fit.n_components):
+            table.add_row(str(k), f"{pi[k]:.3f}", *(form.format(value[k, d].item()) for d in shown))
+        lines += [Text(), table]
+    if len(fit.names) > PRINTED_COLUMNS:
+        lines.append(Text(f"... and {len(fit.names) - PRINTED_COLUMNS} more columns: --save keeps them all"))
+    return Group(*lines)
+
+
+def comparison_table(comparison: "Comparison") -> "Group":
+    """A comparison in a terminal: the verdict, and a row per method."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    headers, rows = method_rows(comparison)
+    table = Table(box=None, pad_edge=False)
+    for number, header in enumerate(headers):
+        table.add_column(header, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    verdict = [Text(f"- {sentence}") for sentence in comparison.verdict.sentences]
+    return Group(*verdict, Text(), table)
+
+
+def method_rows(comparison: "Comparison") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The table of methods as text: headers and a row per method, the ones that failed last."""
+    headers = (
+        "method",
+        "log posterior",
+        "gap (nats)",
+        "ELBO",
+        "ARI",
+        "elpd LOO",
+        "R-hat",
+        "matched",
+        "ESS/s",
+        "time (s)",
+        "converged",
+    )
+    rows: list[tuple[str, ...]] = []
+    for row in comparison.summaries:
+        loo = f"{row.loo.elpd:.1f} ± {row.loo.se:.1f}" if row.loo else ""
+        rows.append(
+            (
+                row.method,
+                f"{row.log_posterior:.4f}",
+                f"{row.gap:.2g}",
+                number(row.elbo, ".2f"),
+                number(row.agreement, ".3f"),
+                loo,
+                number(row.rhat_raw, ".3f"),
+                number(row.rhat_matched, ".3f"),
+                number(row.ess_per_second, ".3g"),
+                f"{row.seconds:.2f}",
+                "yes" if row.converged else "no",
+            )
+        )
+    rows += [(name, *[""] * (len(headers) - 2), "failed") for name in comparison.failures]
+    return headers, rows
+
+
+def number(value: float | None, form: str) -> str:
+    """A number as text; nothing where there is none."""
+    return "" if value is None or math.isnan(value) else format(value, form)

@@ -1,0 +1,253 @@
+"""A comparison as one folder: report.html, comparison.json, fits/*.nc and the figures.
+
+report.html is one file: styles, figures and numbers inside, readable without network or script.
+"""
+
+import base64
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zipmix.comparison import Comparison, assemble
+from zipmix.data import Data
+from zipmix.models.parameters import InputError, Parameters, Prior
+from zipmix.outputs import method_rows, refuse_existing
+from zipmix.verdict import LEVEL, interval
+
+SCHEMA = 1
+
+# Matplotlib settings of every figure.
+STYLE: dict[Any, Any] = {
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "legend.frameon": False,
+    "svg.hashsalt": "zipmix",
+    "savefig.facecolor": "white",
+}
+
+
+def write_report(comparison: Comparison, folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Writes a comparison as a folder, all of it or nothing.
+
+    Args:
+        comparison: what `zipmix.compare` returned.
+        folder: where to write; made with its parents.
+        overwrite: whether a folder that holds a comparison may be replaced.
+    Returns:
+        The path of report.html.
+    Raises:
+        InputError: the folder exists, or cannot be written.
+    """
+    folder = Path(folder)
+    refuse_existing(folder, overwrite=overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        fresh = scratch / "new"
+        (fresh / "fits").mkdir(parents=True)
+        for name, fitted in comparison.fits.items():
+            fitted.save(fresh / "fits" / f"{name}.nc")
+        pictures = _draw(comparison, fresh / "figures")
+        record = as_record(comparison)
+        (fresh / "comparison.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (fresh / "report.html").write_text(render(comparison, record, pictures), encoding="utf-8")
+        if folder.exists():
+            os.replace(folder, scratch / "old")
+        os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder / "report.html"
+
+
+def read_comparison(folder: str | Path) -> Comparison:
+    """The comparison that a folder holds, from its fits: nothing is fitted again.
+
+    Raises:
+        InputError: the folder holds no comparison.
+    """
+    from zipmix.inference.arviz_io import load
+
+    folder = Path(folder)
+    file = folder / "comparison.json"
+    if not file.is_file():
+        raise InputError(f"folder: {folder} holds no comparison.json; name a folder that `zipmix compare` wrote.")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        methods = [row["method"] for row in record["methods"]]
+        data = record["data"]
+        prior = Prior(*(torch.tensor(record["prior"][name], dtype=torch.float64) for name in Prior._fields))
+        keep = {name: record[name] for name in ("seed", "command", "seconds", "failures")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"folder: {file} is not a comparison of zipmix ({error!r}).") from None
+    fits = {name: load(folder / "fits" / f"{name}.nc") for name in methods}
+    first = next(iter(fits.values()))
+    labels = tuple(data["labels"]) if data["labels"] is not None else None
+    return assemble(
+        Data(first.X, first.names, labels, data["source"]),
+        fits,
+        keep["failures"],
+        prior=prior,
+        seed=keep["seed"],
+        command=keep["command"],
+        seconds=keep["seconds"],
+    )
+
+
+def as_record(comparison: Comparison) -> dict[str, Any]:
+    """Every number of a comparison as plain containers, fit for JSON: NaN and infinity become null."""
+    c = comparison
+    X_ND = c.data.X
+    return _plain(
+        {
+            "schema": SCHEMA,
+            "command": c.command,
+            "seconds": c.seconds,
+            "seed": c.seed,
+            "versions": c.versions,
+            "machine": c.machine,
+            "data": {
+                "source": c.data.source,
+                "n_rows": X_ND.shape[0],
+                "names": c.data.names,
+                "labels": c.data.labels,
+                "missing": int(X_ND.isnan().sum()),
+                "share_of_zeros": c.zeros.observed_D,
+                "mean": X_ND.nanmean(0),
+                "largest": X_ND.nan_to_num(0.0).amax(0),
+            },
+            "n_components": c.n_components,
+            "prior": c.prior._asdict(),
+            "reference": c.reference,
+            "verdict": c.verdict._asdict(),
+            "methods": [
+                {
+                    **row._asdict(),
+                    "loo": row.loo._asdict() if row.loo else None,
+                    "settings": _settings(c.fits[row.method].settings),
+                    "parameters": c.matched[row.method]._asdict(),
+                    "intervals": _intervals(c.matched_draws.get(row.method)),
+                    "restarts": _restarts(c, row.method),
+                }
+                for row in c.summaries
+            ],
+            "failures": c.failures,
+            "zeros": {"predicted": c.zeros.predicted, "intervals": c.zeros.intervals, "level": LEVEL},
+        }
+    )
+
+
+def render(comparison: Comparison, record: dict[str, Any], pictures: dict[str, str]) -> str:
+    """report.html as text.
+
+    Args:
+        comparison: what is reported.
+        record: its numbers, of as_record.
+        pictures: figures as data URLs, by name.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("zipmix", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    headers, rows = method_rows(comparison)
+    return environment.get_template("report.html").render(
+        c=comparison, record=record, pictures=pictures, alt=_alternatives(comparison), headers=headers, rows=rows
+    )
+
+
+def _draw(comparison: Comparison, folder: Path) -> dict[str, str]:
+    """Writes the figures as PNG and SVG and returns them as data URLs."""
+    import matplotlib
+    from matplotlib import pyplot as plt
+
+    from zipmix.plots import comparison_figures
+
+    folder.mkdir()
+    pictures = {}
+    # A backend without windows, and the user's own backend and figures left as they were.
+    with matplotlib.rc_context(STYLE), plt.ioff():
+        backend = matplotlib.get_backend()
+        plt.switch_backend("agg")
+        try:
+            for name, figure in comparison_figures(comparison).items():
+                figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+                content = io.BytesIO()
+                figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
+                (folder / f"{name}.png").write_bytes(content.getvalue())
+                pictures[name] = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+                plt.close(figure)
+        finally:
+            plt.switch_backend(backend)
+    return pictures
+
+
+def _alternatives(c: Comparison) -> dict[str, str]:
+    """Figures in words and numbers, for readers who do not see them."""
+    gaps = ", ".join(f"{row.method} {row.gap:.2g}" for row in c.summaries)
+    times = ", ".join(f"{row.method} {row.seconds:.2f} s" for row in c.summaries)
+    restarts = next((f.restarts for f in c.fits.values() if f.restarts and len(f.restarts.objective_R) > 1), None)
+    largest = {name: (share - c.zeros.observed_D).abs().max().item() for name, share in c.zeros.predicted.items()}
+    zeros = ", ".join(f"{name} {gap:.3f}" for name, gap in largest.items())
+    return {
+        "model": "Graphical model: pi from alpha_0; omega from a_0 and b_0; lambda from e_0 and f_0; z from pi; "
+        "b from z and omega; the observed x from b, z and lambda.",
+        "objective": "Gap to the best objective against wall time. At the end, gaps of the log posterior in nats: "
+        f"{gaps}. Time: {times}.",
+        "restarts": f"Objective of {len(restarts.objective_R)} starts against iterations; {restarts.n_best} reached "
+        "the best optimum."
+        if restarts
+        else "",
+        "coclustering": "Heatmaps of the probability that two rows share a component, one per method: "
+        f"{', '.join(c.fits)}. Adjusted Rand index with {c.reference}: "
+        + ", ".join(f"{row.method} {row.agreement or 0.0:.3f}" for row in c.summaries)
+        + ".",
+        "forest": "omega and lambda of every component and column by every method, with 95 % intervals for "
+        f"{', '.join(c.matched_draws) or 'none'}; the numbers are in the table of parameters.",
+        "zeros": f"Share of zeros per column, observed and predicted. Largest difference: {zeros}.",
+    }
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the starting points, which the seed gives again."""
+    return {
+        name: f"{len(torch.atleast_2d(value.pi))} common starting point(s)" if isinstance(value, Parameters) else value
+        for name, value in settings.items()
+    }
+
+
+def _intervals(draws: Parameters | None) -> dict[str, Tensor] | None:
+    return None if draws is None else {name: interval(value) for name, value in draws._asdict().items()}
+
+
+def _restarts(c: Comparison, method: str) -> dict[str, Any] | None:
+    restarts = c.fits[method].restarts
+    if restarts is None:
+        return None
+    return {
+        "objective": restarts.objective_R,
+        "n_iter": restarts.n_iter_R,
+        "converged": restarts.converged_R,
+        "n_best": restarts.n_best,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
