@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Draws over which impute, structural_zeros and affinity average.
 PREDICTIVE_DRAWS = 200
 
+# Methods whose draws, where they have any, are from q and not from the posterior.
+VARIATIONAL = ("cavi", "pyro_svi", "online")
+
 # Two starts whose objectives differ by no more than this, relatively, count as the same optimum.
 SAME_OPTIMUM = 1e-6
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from zipmix.inference import METHODS as METHODS
     from zipmix.inference import fit as fit
     from zipmix.inference.arviz_io import load as load
+    from zipmix.inference.evidence import Evidence as Evidence
+    from zipmix.inference.evidence import log_evidence_annealed as log_evidence_annealed
+    from zipmix.inference.evidence import log_evidence_chib as log_evidence_chib
     from zipmix.inference.exact import exact_posterior as exact_posterior
     from zipmix.inference.exact import log_evidence_exact as log_evidence_exact
     from zipmix.inference.result import Fit as Fit
@@ -37,6 +40,9 @@ _HOME = {
     "METHODS": "zipmix.inference",
     "fit": "zipmix.inference",
     "load": "zipmix.inference.arviz_io",
+    "Evidence": "zipmix.inference.evidence",
+    "log_evidence_annealed": "zipmix.inference.evidence",
+    "log_evidence_chib": "zipmix.inference.evidence",
     "exact_posterior": "zipmix.inference.exact",
     "log_evidence_exact": "zipmix.inference.exact",
     "Fit": "zipmix.inference.result",
