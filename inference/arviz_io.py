@@ -242,6 +242,12 @@ def ess(values_CS: Tensor) -> float:
     return float(arviz().ess(dataset)["value"])
 
 
+def least_ess(values: Tensor) -> float:
+    """Smallest bulk effective sample size over all entries of draws (chain, draw, ...); NaN below 4 draws a chain."""
+    flat_CSJ = values.flatten(2) if values.ndim > 2 else values[..., None]
+    return float(arviz().ess(xr.Dataset({"value": (("chain", "draw", "entry"), flat_CSJ.numpy())}))["value"].min())
+
+
 def loo(fit: Fit) -> Loo:
     """PSIS-LOO of rows, z and b summed out."""
     with warnings.catch_warnings():
