@@ -24,14 +24,14 @@ from zipmix.data import Data
 from zipmix.inference import METHODS, check_settings, fit
 from zipmix.inference.arviz_io import Loo, ess, loo, rhat
 from zipmix.inference.loop import progress_bar
-from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.result import VARIATIONAL, Fit, Problem, pose
 from zipmix.inference.start import Init, starts
 from zipmix.labels import match
 from zipmix.models.counts import as_counts
 from zipmix.models.kernel import log_zero, logs
 from zipmix.models.parameters import InputError, Parameters, Prior, check_whole
 from zipmix.models.posterior import log_posterior_at
-from zipmix.verdict import VARIATIONAL, Verdict, interval, reach_verdict
+from zipmix.verdict import Verdict, interval, reach_verdict
 
 DEFAULT_METHODS = ("em", "pyro_map", "cavi", "pyro_svi", "gibbs")
 

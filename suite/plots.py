@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 from torch import Tensor
 
-from zipmix.inference.result import Fit, Restarts
+from zipmix.inference.result import VARIATIONAL, Fit, Restarts
 from zipmix.models.kernel import log_zero, logs
 from zipmix.models.parameters import Parameters
 from zipmix.models.zip_mixture import relations
-from zipmix.verdict import VARIATIONAL, interval
+from zipmix.verdict import interval
 
 if TYPE_CHECKING:
     from zipmix.comparison import Comparison

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipmix.inference.result import Fit
+from zipmix.inference.result import VARIATIONAL, Fit
 from zipmix.models.parameters import Parameters, Prior
 from zipmix.models.zip_mixture import log_density
 
@@ -21,8 +21,6 @@ SAME_DIGITS = 9
 
 # R-hat after matching components above which chains have not mixed.
 DISAGREEING_RHAT = 1.05
-
-VARIATIONAL = ("cavi", "pyro_svi", "online")
 
 
 class Verdict(NamedTuple):
