@@ -287,7 +287,7 @@ def _coclustering(fits: dict[str, Fit], partition: Tensor) -> CoClustering:
 
 def _zeros(fits: dict[str, Fit], X_ND: Tensor, seed: int) -> Zeros:
     observed_D = (~X_ND.isnan()).sum(0)
-    share_D = (X_ND == 0).sum(0) / observed_D.clamp_min(1)
+    share_D = (X_ND == 0).double().sum(0) / observed_D.clamp_min(1)
     predicted, intervals = {}, {}
     rng = np.random.default_rng([seed, 7])
     for name, f in fits.items():
@@ -298,7 +298,7 @@ def _zeros(fits: dict[str, Fit], X_ND: Tensor, seed: int) -> Zeros:
         predicted[name] = drawn_CSD.mean((0, 1))
         replicated = rng.binomial(observed_D.numpy(), drawn_CSD.clamp(0, 1).numpy()) / observed_D.clamp_min(1).numpy()
         intervals[name] = interval(torch.from_numpy(replicated))
-    return Zeros(share_D.to(torch.float64), predicted, intervals)
+    return Zeros(share_D, predicted, intervals)
 
 
 def _zero_share(parameters: Parameters) -> Tensor:

@@ -1,0 +1,233 @@
+"""The comparison and its report: numbers against direct computation, one folder written whole, nothing lost."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+import zipmix
+from zipmix.comparison import Comparison, compare
+from zipmix.models.parameters import Parameters
+from zipmix.report import as_record, read_comparison, write_report
+from zipmix.verdict import agreeing_digits, interval
+
+QUICK = {
+    "pyro_map": {"n_adam": 20},
+    "pyro_svi": {"n_steps": 60, "n_draws": 50},
+    "cavi": {"n_draws": 50},
+    "gibbs": {"n_warmup": 50, "n_draws": 100},
+}
+HOSTILE = '<script>alert("x")</script>'
+
+
+@pytest.fixture(scope="module")
+def compared() -> Comparison:
+    drawn = zipmix.simulate(80, 4, 2, seed=3)
+    data = zipmix.Data(drawn.X, ("a", "b", "c", HOSTILE), None, "drawn")
+    return compare(data, 2, n_starts=6, n_chains=2, settings=QUICK)
+
+
+@pytest.fixture(scope="module")
+def folder(compared: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("results") / "drawn"
+    write_report(compared, place)
+    return place
+
+
+def test_methods_begin_at_the_same_starts(compared: Comparison) -> None:
+    em, cavi, gibbs, pyro_map = (compared.fits[name].settings["start"] for name in ("em", "cavi", "gibbs", "pyro_map"))
+    assert em.pi.shape == (6, 2)
+    assert all(torch.equal(a, b) for a, b in zip(em, cavi, strict=True))
+    assert all(torch.equal(a[:2], b) for a, b in zip(em, gibbs, strict=True))
+    assert all(torch.equal(a[0], b) for a, b in zip(em, pyro_map, strict=True))
+
+
+def test_gaps_are_those_of_the_log_posterior(compared: Comparison) -> None:
+    direct = {
+        name: zipmix.log_posterior(compared.data.X, fitted.parameters).item() for name, fitted in compared.fits.items()
+    }
+    for row in compared.summaries:
+        assert row.log_posterior == pytest.approx(direct[row.method], rel=1e-12)
+        assert row.gap == pytest.approx(max(direct.values()) - direct[row.method], abs=1e-9)
+
+
+def test_matched_components_are_those_of_the_reference(compared: Comparison) -> None:
+    assert compared.reference == "em"
+    reference = compared.fits["em"].parameters
+    theirs = compared.fits["pyro_map"].parameters
+    flipped = Parameters(*(value.flip(0) for value in theirs))
+    straight, other = (
+        sum(((a - b) ** 2).sum().item() for a, b in zip(point, reference, strict=True)) for point in (theirs, flipped)
+    )
+    nearer = theirs if straight < other else flipped
+    assert all(torch.equal(a, b) for a, b in zip(compared.matched["pyro_map"], nearer, strict=True))
+
+
+def test_shares_of_zeros_against_simulation(compared: Comparison) -> None:
+    X = compared.data.X
+    assert compared.zeros.observed_D.numpy() == pytest.approx((X == 0).numpy().mean(0), rel=1e-14)
+    n = 40_000
+    replicated = zipmix.simulate(n, 4, 2, parameters=compared.fits["em"].parameters, seed=1).X
+    share = (replicated == 0).double().mean(0)
+    error = (share * (1 - share) / n).sqrt()
+    assert bool(((compared.zeros.predicted["em"] - share).abs() < 4.5 * error).all())
+
+
+def test_the_verdict_says_that_derivation_and_autodiff_agree(compared: Comparison) -> None:
+    verdict = compared.verdict
+    assert verdict.density_digits is not None
+    assert verdict.density_digits > 12
+    assert verdict.gradient is not None
+    assert verdict.gradient < 1e-6
+    assert verdict.map_digits is not None
+    assert verdict.map_digits > 9
+    assert "stationary" in verdict.sentences[0]
+
+
+def test_the_verdict_sees_a_wrong_optimum(compared: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from zipmix import verdict
+
+    em = compared.fits["em"]
+    moved = replace(em, parameters=em.parameters._replace(lam=em.parameters.lam * 1.01), objective=em.objective + 1e-3)
+    reached = verdict.reach_verdict({"em": moved}, {}, {"em": moved.parameters}, {}, {}, compared.prior)
+    assert "did not stop at an optimum" in reached.sentences[0]
+    assert reached.density_digits is not None
+    assert reached.density_digits < 7
+
+
+def test_a_method_that_fails_stops_nothing() -> None:
+    drawn = zipmix.simulate(60, 2, 2, seed=1)
+    compared = compare(drawn.X, 2, methods=("em", "exact"), n_starts=2, n_chains=1)
+    assert list(compared.fits) == ["em"]
+    assert "rows" in compared.failures["exact"]
+    assert any("exact did not run" in sentence for sentence in compared.verdict.sentences)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"methods": ()}, "at least one"),
+        ({"methods": ("em", "emm")}, "emm"),
+        ({"n_starts": 2, "n_chains": 4}, "n_starts"),
+        ({"n_chains": 0}, "n_chains"),
+        ({"settings": {"em": {"n_sweeps": 3}}}, "n_sweeps"),
+        ({"methods": ("exact",)}, "no method could be run"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(arguments: dict[str, object], words: str) -> None:
+    drawn = zipmix.simulate(60, 2, 2, seed=1)
+    with pytest.raises(zipmix.InputError, match=re.escape(words)):
+        compare(drawn.X, 2, **arguments)  # type: ignore[arg-type]
+
+
+def test_digits_and_intervals() -> None:
+    assert agreeing_digits(1.0, 1.0) == 16
+    assert agreeing_digits(1000.0, 1000.1) == pytest.approx(4, abs=0.01)
+    draws = torch.arange(1001, dtype=torch.float64).reshape(7, 143)
+    assert interval(draws).tolist() == pytest.approx([25.0, 975.0])
+
+
+def test_the_folder_is_complete(folder: Path, compared: Comparison) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == ["comparison.json", "figures", "fits", "report.html"]
+    assert {path.stem for path in (folder / "fits").iterdir()} == set(compared.fits)
+    names = {"model", "objective", "restarts", "coclustering", "forest", "zeros"}
+    assert {path.name for path in (folder / "figures").iterdir()} == {f"{n}.{k}" for n in names for k in ("png", "svg")}
+    assert not [path for path in folder.parent.iterdir() if path != folder]
+
+
+def test_numbers_in_json_are_those_of_the_fits(folder: Path, compared: Comparison) -> None:
+    record = json.loads((folder / "comparison.json").read_text())
+    rows = {row["method"]: row for row in record["methods"]}
+    assert set(rows) == set(compared.fits)
+    assert rows["em"]["log_posterior"] == pytest.approx(compared.fits["em"].objective, rel=1e-13)
+    assert np.allclose(rows["gibbs"]["parameters"]["lam"], compared.matched["gibbs"].lam.numpy())
+    assert len(rows["em"]["restarts"]["objective"]) == 6
+    assert record["data"]["names"][3] == HOSTILE
+    assert {"torch", "pyro-ppl", "zipmix"} <= set(record["versions"])
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[dict[str, str | None]] = []
+        self.links: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "img":
+            self.images.append(values)
+        if tag == "script":
+            self.scripts += 1
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_stands_alone(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert len(page.images) == 6
+    assert all((image["alt"] or "")[:5].strip() for image in page.images)
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert page.scripts == 1  # a column's hostile name is text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_report_is_written_again_from_its_fits(folder: Path, compared: Comparison) -> None:
+    again = read_comparison(folder)
+    mine, theirs = as_record(compared), as_record(again)
+    for record in (mine, theirs):
+        for row in record["methods"]:
+            row["settings"].pop("start", None)
+    assert mine == theirs
+
+
+def test_nothing_of_the_users_is_replaced(compared: Comparison, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(zipmix.InputError, match="exists already"):
+        write_report(compared, folder)
+    own = tmp_path / "thesis"
+    own.mkdir()
+    (own / "chapter.tex").write_text("x")
+    with pytest.raises(zipmix.InputError, match="holds no comparison"):
+        write_report(compared, own, overwrite=True)
+    assert (own / "chapter.tex").read_text() == "x"
+
+
+def test_a_report_that_fails_leaves_the_old_one(
+    compared: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "kept"
+    write_report(compared, place)
+    before = (place / "report.html").read_bytes()
+
+    def fail(*_: object) -> str:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("zipmix.report.render", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_report(compared, place, overwrite=True)
+    assert (place / "report.html").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_drawing_leaves_the_users_backend_alone(compared: Comparison, tmp_path: Path) -> None:
+    before = matplotlib.get_backend(), dict(matplotlib.rcParams)
+    write_report(compared, tmp_path / "again")
+    assert (matplotlib.get_backend(), dict(matplotlib.rcParams)) == before
+
+
+def test_a_single_component_and_missing_cells_make_a_report(tmp_path: Path) -> None:
+    X = zipmix.simulate(30, 3, 1, seed=2).X
+    X[::3, 0] = torch.nan
+    compared = compare(X, 1, methods=("em", "gibbs"), n_starts=1, n_chains=1, settings={"gibbs": {"n_draws": 20}})
+    write_report(compared, tmp_path / "one")
+    assert "10 missing cells" in (tmp_path / "one" / "report.html").read_text()
