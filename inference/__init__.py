@@ -11,6 +11,7 @@ from zipmix.inference.em import em
 from zipmix.inference.exact import exact
 from zipmix.inference.gibbs import gibbs
 from zipmix.inference.pyro_map import pyro_map
+from zipmix.inference.pyro_nuts import pyro_nuts
 from zipmix.inference.pyro_svi import pyro_svi
 from zipmix.inference.result import Fit
 from zipmix.models.parameters import InputError, Prior, UnknownSetting
@@ -19,6 +20,7 @@ METHODS: dict[str, Callable[..., Fit]] = {
     "em": em,
     "pyro_map": pyro_map,
     "pyro_svi": pyro_svi,
+    "pyro_nuts": pyro_nuts,
     "cavi": cavi,
     "gibbs": gibbs,
     "collapsed_gibbs": collapsed_gibbs,

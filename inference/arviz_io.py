@@ -55,8 +55,9 @@ def to_arviz(fit: Fit) -> Any:
     """An InferenceData (ArviZ 0.x) or DataTree (1.x) of the fit.
 
     Returns:
-        Groups posterior (pi, omega, lam), sample_stats (lp, the log posterior of each draw), log_likelihood (x, of
-        whole rows, z and b summed out, so that az.loo and az.compare leave out rows) and observed_data (x).
+        Groups posterior (pi, omega, lam), sample_stats (lp, the log posterior of each draw, and the diagnostics),
+        log_likelihood (x, of whole rows, z and b summed out, so that az.loo and az.compare leave out rows) and
+        observed_data (x).
     """
     draws = _draws(fit)
     counts = as_counts(fit.X)
@@ -64,7 +65,7 @@ def to_arviz(fit: Fit) -> Any:
     lp_CS = rows_CSN.sum(-1) + log_density(as_conditionals(fit.prior), draws)
     groups = {
         "posterior": _posterior(fit),
-        "sample_stats": xr.Dataset({"lp": (("chain", "draw"), lp_CS.numpy())}),
+        "sample_stats": _diagnostics({"lp": lp_CS} | fit.diagnostics),
         "log_likelihood": xr.Dataset(
             {"x": (("chain", "draw", "observation"), rows_CSN.numpy())},
             coords={"observation": np.arange(len(fit.X))},
@@ -90,6 +91,7 @@ def save(fit: Fit, path: Path, *, overwrite: bool) -> Path:
     groups = {
         "posterior": _posterior(fit),
         "observed_data": _observed(fit),
+        "diagnostics": _diagnostics(fit.diagnostics),
         "point": _dataset(fit.parameters, (), fit.names),
         "trace": xr.Dataset(
             {
@@ -135,7 +137,8 @@ def load(path: str | Path) -> Fit:
     try:
         with xr.open_dataset(path, engine="h5netcdf") as root:
             metadata = json.loads(root.attrs["zipmix"])
-        names = ["posterior", "observed_data", "point", "trace"] + ["restarts"] * metadata["has_restarts"]
+        names = ["posterior", "observed_data", "diagnostics", "point", "trace"]
+        names += ["restarts"] * metadata["has_restarts"]
         groups = {name: _read(path, name) for name in names}
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"path: {path} is not a fit that zipmix has saved ({error}).") from None
@@ -155,6 +158,7 @@ def load(path: str | Path) -> Fit:
         X=_tensor(groups["observed_data"], "x"),
         names=tuple(metadata["names"]),
         restarts=restarts,
+        diagnostics={str(name): _tensor(groups["diagnostics"], str(name)) for name in groups["diagnostics"]},
         **{name: metadata[name] for name in PLAIN},
     )
 
@@ -207,6 +211,16 @@ def _dataset(parameters: Parameters, batch: tuple[str, ...], names: tuple[str, .
     }
     values = parameters._asdict().items()
     return xr.Dataset({name: ((*batch, *AXES[name]), value.numpy()) for name, value in values}, coords=coordinates)
+
+
+def _diagnostics(values: Mapping[str, Tensor]) -> xr.Dataset:
+    """Tensors (chain, draw, ...); further axes are named after the value."""
+    return xr.Dataset(
+        {
+            name: (("chain", "draw", *(f"{name}_dim_{axis}" for axis in range(value.ndim - 2))), value.numpy())
+            for name, value in values.items()
+        }
+    )
 
 
 def _unique(names: tuple[str, ...]) -> list[str]:

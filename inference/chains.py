@@ -68,6 +68,7 @@ class Visit(NamedTuple):
 
     theta: Parameters  # (C, ...) where they are
     objective: Tensor  # (C,) log p(X, theta | prior)
+    diagnostics: dict[str, Tensor]  # (C, ...) what else the sampler reports
 
 
 def run(
@@ -98,17 +99,17 @@ def run(
         Draws (chain, draw, ...); parameters are the draw of highest log posterior. Ctrl-C ends the run early: the
         draws so far are handed back (the last state, where warm-up was not over), and the reason says so.
     """
-    visited = [visit(state).theta]
+    visits = [visit(state)]
 
     def recorded(state: State) -> State:
         state = step(state)
-        visited.append(visit(state).theta)
+        visits.append(visit(state))
         return state
 
     _, loop = iterate(
         recorded,
         state,
-        lambda state: visit(state).objective,
+        lambda _: visits[-1].objective,
         max_iter=lengths.n_warmup + lengths.n_draws,
         tolerance=None,
         progress=progress,
@@ -117,8 +118,8 @@ def run(
     trace_CT = loop.trace_TR.T
     n_iter = trace_CT.shape[1] - 1
     n_kept = max(n_iter - lengths.n_warmup, 1)
-    kept = visited[n_iter + 1 - n_kept : n_iter + 1]
-    draws = Parameters(*(torch.stack(fields, dim=1) for fields in zip(*kept, strict=True)))
+    kept = visits[n_iter + 1 - n_kept : n_iter + 1]
+    draws = Parameters(*(torch.stack(fields, dim=1) for fields in zip(*(one.theta for one in kept), strict=True)))
     lp_CS = trace_CT[:, -n_kept:]
     chain, best = divmod(int(lp_CS.argmax()), n_kept)
     converged, reason = agreement(lp_CS, loop.reason)
@@ -138,6 +139,7 @@ def run(
         prior=problem.prior,
         X=problem.table.X_ND,
         names=problem.table.names,
+        diagnostics={name: torch.stack([one.diagnostics[name] for one in kept], dim=1) for name in kept[0].diagnostics},
     )
 
 

@@ -133,7 +133,7 @@ def collapsed_gibbs(
         problem,
         lambda state: sweep(problem, state, rng),
         assign(problem, begin, rng),
-        lambda state: Visit(state.theta, state.objective),
+        lambda state: Visit(state.theta, state.objective, {}),
         lengths,
         progress=progress,
         settings=dict(init=init, start=start),

@@ -7,9 +7,11 @@ A sweep draws, for all chains in one batch,
                          the next step needs of b (question 1d): K x D numbers instead of N x D
     Theta | X, z, m      from the complete conditionals                             conjugate.draw     (questions 1a-1c)
 
-Geman and Geman (1984); blocking after Liu, Wong and Kong (1994).
+Geman and Geman (1984); blocking after Liu, Wong and Kong (1994). With n_temperatures > 1 each chain is a ladder of
+tempered ones (tempering.py), whose axis T stands behind that of the chains, the chain of the posterior itself first.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch import Tensor
 from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
 from zipmix.inference.result import Fit, Problem, pose
 from zipmix.inference.start import Init
+from zipmix.inference.tempering import Ladder, ladder, spaced, swap, tempered_logs, tempered_statistics
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, draw, log_density
 from zipmix.models.counts import Counts
 from zipmix.models.kernel import Logs, Statistics, log_joint, logs, responsibilities, rho, statistics
@@ -26,18 +29,26 @@ from zipmix.models.parameters import Parameters, Prior, require_proper
 
 
 class State(NamedTuple):
-    """C chains: where they are, how good that is, and where the sweep takes them."""
+    """C chains of T temperatures: where they are, how good that is, and where the sweep takes them."""
 
-    theta: Parameters  # (C, ...)
-    following: Parameters  # (C, ...)
-    objective: Tensor  # (C,) log p(X, theta | prior)
+    theta: Parameters  # (C, T, ...)
+    following: Parameters  # (C, T, ...)
+    objective: Tensor  # (C,) log p(X, theta | prior) at temperature 1
+    ladder: Ladder
 
 
-def sweep(problem: Problem, theta: Parameters, rng: np.random.Generator) -> State:
-    """One sweep from theta, for all chains."""
-    drawn, log_likelihood = draw_statistics(problem.counts, logs(theta), rng)
-    objective = log_likelihood + log_density(as_conditionals(problem.prior), theta)
-    return State(theta, draw(complete_conditionals(drawn, problem.prior), rng), objective)
+def sweep(problem: Problem, theta: Parameters, ladder: Ladder, rng: np.random.Generator) -> State:
+    """One sweep from theta (C, T, ...), for all chains and temperatures."""
+    drawn, log_likelihood = draw_statistics(problem.counts, tempered_logs(logs(theta), ladder.power), rng)
+    objective = log_likelihood[:, 0] + log_density(as_conditionals(problem.prior), coldest(theta))
+    drawn, ladder = swap(ladder, drawn, problem.prior, rng)
+    conditionals = complete_conditionals(tempered_statistics(drawn, ladder.power), problem.prior)
+    return State(theta, draw(conditionals, rng), objective, ladder)
+
+
+def coldest(theta: Parameters) -> Parameters:
+    """The chains of the posterior itself, (C, ...)."""
+    return Parameters(*(value[:, 0] for value in theta))
 
 
 def draw_statistics(counts: Counts, tables: Logs, rng: np.random.Generator) -> tuple[Statistics, Tensor]:
@@ -73,6 +84,8 @@ def gibbs(
     n_chains: int = 4,
     n_warmup: int = 500,
     n_draws: int = 1000,
+    n_temperatures: int = 1,
+    hottest: float = 8.0,
     init: Init = "small-em",
     start: Parameters | None = None,
     progress: bool = False,
@@ -87,12 +100,17 @@ def gibbs(
         n_chains: C >= 1 chains, all in one batch; chain c begins at start c.
         n_warmup: sweeps thrown away first.
         n_draws: sweeps kept, per chain.
+        n_temperatures: T >= 1 temperatures per chain; more than 1 is parallel tempering, for posteriors with several
+            modes, at T times the cost.
+        hottest: temperature > 1 of the hottest chain, whose likelihood is raised to the power 1 / hottest; those
+            between are spaced during warm-up so that neighbours swap equally often.
         init: "small-em", "kmeans++" or "prior", where starts come from.
         start: starting points to use instead, (K, D) or (C, K, D).
         progress: whether to show a progress bar.
     Returns:
         Draws (chain, draw, ...) with the labels as the chains left them; parameters are the draw of highest log
-        posterior, and objective is its log posterior.
+        posterior, and objective is its log posterior. With tempering, diagnostics hold the temperatures and the
+        swap_rate between neighbours (the probability that a swap is accepted) of every draw.
     Raises:
         InputError: data, prior or settings that cannot be used.
     """
@@ -100,15 +118,36 @@ def gibbs(
     require_proper(problem.prior, "gibbs")
     lengths = check_lengths(n_chains, n_warmup, n_draws)
     begin = chain_starts(problem, n_chains=lengths.n_chains, init=init, start=start, seed=seed)
+    temperatures = ladder(lengths.n_chains, n_temperatures, hottest)
     rng = np.random.default_rng([seed, 1_000_003])
-    return run(
+    T = temperatures.power.shape[1]
+    # The last spacing leaves half of the warm-up to settle on it.
+    spacings = {lengths.n_warmup // part for part in (32, 16, 8, 4, 2)} - {0} if T > 1 else set()
+
+    def step(state: State) -> State:
+        state = sweep(problem, state.following, state.ladder, rng)
+        return state._replace(ladder=spaced(state.ladder)) if int(state.ladder.n_sweeps[0]) in spacings else state
+
+    def visit(state: State) -> Visit:
+        power, swap_rate, *_ = state.ladder
+        diagnostics = {"temperature": 1 / power, "swap_rate": swap_rate} if T > 1 else {}
+        return Visit(coldest(state.theta), state.objective, diagnostics)
+
+    many = Parameters(*(value.unsqueeze(1).expand(-1, T, *value.shape[1:]) for value in begin))
+    fit = run(
         "gibbs",
         problem,
-        lambda state: sweep(problem, state.following, rng),
-        sweep(problem, begin, rng),
-        lambda state: Visit(state.theta, state.objective),
+        step,
+        sweep(problem, many, temperatures, rng),
+        visit,
         lengths,
         progress=progress,
-        settings=dict(init=init, start=start),
+        settings=dict(n_temperatures=n_temperatures, hottest=hottest, init=init, start=start),
         seed=seed,
+    )
+    if T == 1:
+        return fit
+    rates = fit.diagnostics["swap_rate"].mean((0, 1))
+    return replace(
+        fit, reason=f"{fit.reason}; swap rates of {T} temperatures are {rates.min():.2f} to {rates.max():.2f}"
     )

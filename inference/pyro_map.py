@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zipmix.inference.loop import iterate
 from zipmix.inference.result import Fit, Problem, Restarts, pose
-from zipmix.inference.start import Init, starts
+from zipmix.inference.start import Init, interior, starts
 from zipmix.models.parameters import Parameters, Prior, check_whole, require_mode, require_proper
 from zipmix.models.zip_mixture import log_density, zip_mixture
 
@@ -144,7 +144,7 @@ def _adam(
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         continuous = poutine.block(zip_mixture, expose=list(Parameters._fields))
-        guide = AutoDelta(continuous, init_loc_fn=init_to_value(values=_inside(start)._asdict()))
+        guide = AutoDelta(continuous, init_loc_fn=init_to_value(values=interior(start)._asdict()))
         svi = SVI(zip_mixture, guide, ClippedAdam({"lr": learning_rate}), TraceEnum_ELBO(max_plate_nesting=2))
         first = Value(torch.tensor([-svi.evaluate_loss(*arguments)], dtype=torch.float64))
         _, loop = iterate(
@@ -182,8 +182,8 @@ def _lbfgs(problem: Problem, start: Parameters, trace_T: Tensor, seconds_T: Tens
         objective.append(-float(intermediate_result.fun))
         seconds.append(before + time.perf_counter())
 
-    inside = _inside(start)
-    x0 = torch.cat([inside.pi.log(), inside.omega.logit().flatten(), inside.lam.log().flatten()])
+    pi, omega, lam = interior(start)
+    x0 = torch.cat([pi.log(), omega.logit().flatten(), lam.log().flatten()])
     result = minimize(
         loss,
         x0.numpy(),
@@ -199,10 +199,3 @@ def _lbfgs(problem: Problem, start: Parameters, trace_T: Tensor, seconds_T: Tens
     return Ascent(
         end, -float(result.fun), torch.tensor(objective, dtype=torch.float64), torch.tensor(seconds), converged, message
     )
-
-
-def _inside(parameters: Parameters) -> Parameters:
-    """The point, moved off the boundary, where logits and logs are infinite."""
-    pi, omega, lam = parameters
-    pi = pi.clamp_min(1e-8)
-    return Parameters(pi / pi.sum(), omega.clamp(1e-8, 1 - 1e-8), lam.clamp_min(1e-8))

@@ -83,6 +83,7 @@ class Fit:
     names: tuple[str, ...] = field(repr=False)  # D names of columns
     objective_error: float = 0.0  # Monte-Carlo standard error of the objective
     restarts: Restarts | None = field(default=None, repr=False)
+    diagnostics: dict[str, Tensor] = field(default_factory=dict, repr=False)  # (chain, draw, ...) reports of a sampler
 
     @property
     def n_components(self) -> int:

@@ -76,6 +76,13 @@ def starts(
     return _stack([_small_em(counts, prior, n_components, rng) for rng in rngs])
 
 
+def interior(parameters: Parameters) -> Parameters:
+    """The point, moved off the boundary, where logits and logs are infinite."""
+    pi, omega, lam = parameters
+    pi = pi.clamp_min(1e-8)
+    return Parameters(pi / pi.sum(-1, keepdim=True), omega.clamp(1e-8, 1 - 1e-8), lam.clamp_min(1e-8))
+
+
 def _small_em(counts: Counts, prior: Prior, n_components: int, rng: np.random.Generator) -> Parameters:
     theta = _partition_means(counts, prior, n_components, [rng] * CANDIDATES)
     for _ in range(ROUNDS):
