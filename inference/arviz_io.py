@@ -42,13 +42,17 @@ def arviz() -> ModuleType:
 
 
 def rhat(values: Tensor) -> float:
-    """Largest rank-normalised split R-hat over all entries of draws (chain, draw, ...); 1 where draws are equal."""
+    """Largest rank-normalised split R-hat over all entries of draws (chain, draw, ...).
+
+    1 where all draws are equal, and infinite where no chain moves but they differ.
+    """
     flat_CSJ = values.flatten(2) if values.ndim > 2 else values[..., None]
     moving = (flat_CSJ != flat_CSJ[:1, :1]).any(0).any(0)
     if not bool(moving.any()):
         return 1.0
     dataset = xr.Dataset({"value": (("chain", "draw", "entry"), flat_CSJ[..., moving].numpy())})
-    return float(arviz().rhat(dataset)["value"].max())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(arviz().rhat(dataset)["value"].max())
 
 
 def to_arviz(fit: Fit) -> Any:

@@ -152,8 +152,8 @@ def agreement(lp_CS: Tensor, reason: str) -> tuple[bool, str]:
     """
     if reason.startswith("interrupted"):
         return False, reason
-    if lp_CS.shape[1] < 4:
-        return False, f"{reason}; too few draws to judge whether the chains agree (4 at least)"
+    if len(lp_CS) < 2 or lp_CS.shape[1] < 4:
+        return False, f"{reason}; it takes at least 2 chains of 4 draws to judge whether chains agree"
     from zipmix.inference.arviz_io import rhat
 
     value = rhat(lp_CS)

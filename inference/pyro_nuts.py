@@ -6,6 +6,7 @@ it to unconstrained coordinates, and torch.jit traces it once per table, which h
 tunes the step and a diagonal mass matrix, for every chain by itself. The chains take turns in one process.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -45,14 +46,18 @@ class Density(NamedTuple):
 
 def density(problem: Problem, point: Parameters) -> Density:
     """The potential energy of the Pyro program, z and b enumerated out, traced at a point (K, D)."""
-    _, potential, transforms, _ = initialize_model(
-        zip_mixture,
-        (problem.table.X_ND, *problem.table.X_ND.shape, problem.prior),
-        max_plate_nesting=2,
-        init_strategy=init_to_value(values=point._asdict()),
-        jit_compile=True,
-        skip_jit_warnings=True,
-    )
+    with warnings.catch_warnings():
+        # Pyro has no other compiler to offer.
+        warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
+        coordinates, potential, transforms, _ = initialize_model(
+            zip_mixture,
+            (problem.table.X_ND, *problem.table.X_ND.shape, problem.prior),
+            max_plate_nesting=2,
+            init_strategy=init_to_value(values=point._asdict()),
+            jit_compile=True,
+            skip_jit_warnings=True,
+        )
+        potential(coordinates)
     return Density(potential, transforms)
 
 
