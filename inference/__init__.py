@@ -10,6 +10,7 @@ from zipmix.inference.collapsed_gibbs import collapsed_gibbs
 from zipmix.inference.em import em
 from zipmix.inference.exact import exact
 from zipmix.inference.gibbs import gibbs
+from zipmix.inference.online import online
 from zipmix.inference.pyro_map import pyro_map
 from zipmix.inference.pyro_nuts import pyro_nuts
 from zipmix.inference.pyro_svi import pyro_svi
@@ -22,6 +23,7 @@ METHODS: dict[str, Callable[..., Fit]] = {
     "pyro_svi": pyro_svi,
     "pyro_nuts": pyro_nuts,
     "cavi": cavi,
+    "online": online,
     "gibbs": gibbs,
     "collapsed_gibbs": collapsed_gibbs,
     "exact": exact,

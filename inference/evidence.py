@@ -32,7 +32,7 @@ from torch import Tensor
 
 from zipmix.inference.gibbs import draw_statistics
 from zipmix.inference.loop import progress_bar
-from zipmix.inference.result import VARIATIONAL, Fit, Problem, pose
+from zipmix.inference.result import Fit, Problem, pose
 from zipmix.models.conjugate import (
     Conditionals,
     as_conditionals,
@@ -72,7 +72,7 @@ def log_evidence_chib(fit: Fit, *, seed: int = 0) -> Evidence:
     Raises:
         InputError: a fit without posterior draws, an alpha that differs between components, or too many components.
     """
-    if fit.draws is None or fit.method in VARIATIONAL:
+    if fit.draws is None or fit.variational:
         raise InputError(
             f"fit must hold draws from the posterior, got a fit of method {fit.method!r}; use zipmix.fit(..., 'gibbs')."
         )

@@ -98,9 +98,29 @@ def iterate(
     return ended, final
 
 
+def settled(trace: Tensor, reason: str) -> tuple[bool, str]:
+    """Whether a noisy objective has settled: its last fifth does not differ from the fifth before, beyond noise.
+
+    Args:
+        trace: (T,) objective of every step.
+        reason: why the steps ended.
+    Returns:
+        The verdict, and the reason with the verdict in words.
+    """
+    window = len(trace) // 5
+    if reason.startswith("interrupted") or window < 10:
+        return False, f"{reason}; too few steps to judge whether the objective has settled"
+    before, after = trace[-2 * window : -window], trace[-window:]
+    gain = (after.mean() - before.mean()).item()
+    noise = 2 * ((before.var() + after.var()) / window).sqrt().item()
+    settled = abs(gain) <= noise
+    moved = f"over the last fifth the mean objective moved by {gain:.2g} against a noise of {noise:.2g}"
+    return settled, f"{reason}; {moved}"
+
+
 @contextmanager
-def progress_bar(total: int, label: str, *, enabled: bool) -> Iterator[Callable[[], None]]:
-    """A bar on stderr with time left; the callable it hands out advances it by one."""
+def progress_bar(total: int | None, label: str, *, enabled: bool) -> Iterator[Callable[[], None]]:
+    """A bar on stderr with time left, where the total is known; the callable it hands out advances it by one."""
     if not enabled:
         yield lambda: None
         return

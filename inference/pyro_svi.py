@@ -13,10 +13,9 @@ import torch
 from pyro import distributions as dist
 from pyro.infer import SVI, TraceEnum_ELBO
 from pyro.optim import ClippedAdam
-from torch import Tensor
 from torch.distributions import constraints
 
-from zipmix.inference.loop import iterate
+from zipmix.inference.loop import iterate, settled
 from zipmix.inference.pyro_map import Value
 from zipmix.inference.result import Fit, Problem, pose
 from zipmix.inference.start import Init, starts
@@ -111,7 +110,7 @@ def pyro_svi(
         objective, error = _elbo(problem, q)
         draws = Parameters(*(family.sample((1, n_draws)) for family in as_distributions(q)))
     trace = loop.trace_TR[:, 0]
-    converged, reason = _settled(trace, loop.reason)
+    converged, reason = settled(trace, loop.reason)
     return Fit(
         method="pyro_svi",
         parameters=mean(q),
@@ -144,15 +143,3 @@ def _elbo(problem: Problem, q: Conditionals) -> tuple[float, float]:
     theta = Parameters(*(family.sample((ELBO_DRAWS,)) for family in as_distributions(q)))
     values_S = log_posterior_at(problem.counts, theta, problem.prior) - log_density(q, theta)
     return values_S.mean().item(), (values_S.std() / ELBO_DRAWS**0.5).item()
-
-
-def _settled(trace: Tensor, reason: str) -> tuple[bool, str]:
-    """Whether the ELBO of the last fifth of the steps still differs from that of the fifth before, beyond noise."""
-    window = len(trace) // 5
-    if reason.startswith("interrupted") or window < 10:
-        return False, f"{reason}; too few to judge whether the ELBO has settled"
-    before, after = trace[-2 * window : -window], trace[-window:]
-    gain = (after.mean() - before.mean()).item()
-    noise = 2 * ((before.var() + after.var()) / window).sqrt().item()
-    settled = abs(gain) <= noise
-    return settled, f"{reason}; over the last fifth the mean ELBO moved by {gain:.2g} against a noise of {noise:.2g}"

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 # Draws over which impute, structural_zeros and affinity average.
 PREDICTIVE_DRAWS = 200
 
-# Methods whose draws, where they have any, are from q and not from the posterior.
-VARIATIONAL = ("cavi", "pyro_svi", "online")
-
 # Two starts whose objectives differ by no more than this, relatively, count as the same optimum.
 SAME_OPTIMUM = 1e-6
 
@@ -89,6 +86,11 @@ class Fit:
     def n_components(self) -> int:
         """K."""
         return self.parameters.pi.shape[-1]
+
+    @property
+    def variational(self) -> bool:
+        """Whether the draws are from a variational q and the objective is an ELBO."""
+        return self.draws is not None and self.method in ("cavi", "pyro_svi", "online")
 
     def responsibilities(self, X: Any = None) -> Tensor:
         """P(z_i = k | x_i, parameters), (N, K).

@@ -24,7 +24,7 @@ from zipmix.data import Data
 from zipmix.inference import METHODS, check_settings, fit
 from zipmix.inference.arviz_io import Loo, ess, loo, rhat
 from zipmix.inference.loop import progress_bar
-from zipmix.inference.result import VARIATIONAL, Fit, Problem, pose
+from zipmix.inference.result import Fit, Problem, pose
 from zipmix.inference.start import Init, starts
 from zipmix.labels import match
 from zipmix.models.counts import as_counts
@@ -254,7 +254,7 @@ def _starts(problem: Problem, *, n_starts: int, n_chains: int, seed: int) -> Cal
 def _summary(f: Fit, log_posterior: float, best: float, partition: Tensor, matched: Parameters | None) -> Summary:
     from sklearn.metrics import adjusted_rand_score
 
-    variational = f.method in VARIATIONAL
+    variational = f.variational
     raw_rhat = matched_rhat = rate = None
     if f.draws is not None and matched is not None and not variational and min(f.draws.pi.shape[:2]) > 1:
         lp_CS = f.trace[:, -f.draws.pi.shape[1] :]

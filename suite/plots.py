@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 from torch import Tensor
 
-from zipmix.inference.result import VARIATIONAL, Fit, Restarts
+from zipmix.inference.result import Fit, Restarts
 from zipmix.models.kernel import log_zero, logs
 from zipmix.models.parameters import Parameters
 from zipmix.models.zip_mixture import relations
@@ -139,7 +139,7 @@ def plot_objective(fits: Mapping[str, Fit], ax: Axes | None = None) -> Axes:
         fits: by method.
     """
     ax = ax or _axes(6.4, 4.0)
-    posterior = [f.trace.max().item() for name, f in fits.items() if name not in VARIATIONAL and f.trace.numel()]
+    posterior = [f.trace.max().item() for f in fits.values() if not f.variational and f.trace.numel()]
     best = max(posterior, default=0.0)
     for number, (name, f) in enumerate(fits.items()):
         if name == "exact":
@@ -147,12 +147,12 @@ def plot_objective(fits: Mapping[str, Fit], ax: Axes | None = None) -> Axes:
         trace_T = f.trace.mean(0) if f.trace.ndim == 2 else f.trace
         if f.objective_error > 0:
             trace_T = _running_median(trace_T)
-        target = max(trace_T.max().item(), f.objective) if name in VARIATIONAL else best
+        target = max(trace_T.max().item(), f.objective) if f.variational else best
         seconds = f.trace_seconds.double().numpy()
         if len(seconds) > 1:
             seconds[0] = seconds[1] / 2
         gap = (target - trace_T).clamp_min(SMALLEST_GAP).numpy()
-        label = f"{name} (ELBO)" if name in VARIATIONAL else name
+        label = f"{name} (ELBO)" if f.variational else name
         every = max(1, len(gap) // 8)
         ax.loglog(seconds, gap, **_look(number), lw=1.4, ms=4.5, markevery=every, label=label, alpha=0.9)
     ax.set(xlabel="wall time (s)", ylabel="gap to the best objective (nats)")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipmix.inference.result import VARIATIONAL, Fit
+from zipmix.inference.result import Fit
 from zipmix.models.parameters import Parameters, Prior
 from zipmix.models.zip_mixture import log_density
 
@@ -76,7 +76,7 @@ def reach_verdict(
         sentences.append(_same_optimum(same_start, theirs, map_digits))
     covered = {name: _covered(matched["em"], draws) for name, draws in matched_draws.items()} if "em" in fits else {}
     for name, (inside, of) in covered.items():
-        narrow = name in VARIATIONAL and inside < LEVEL * of
+        narrow = fits[name].variational and inside < LEVEL * of
         note = " (mean-field intervals are too narrow where parameters are correlated)" if narrow else ""
         sentences.append(
             f"The {LEVEL:.0%} intervals of {name} cover the MAP in {inside} of {of} parameters of the components{note}."

@@ -1,0 +1,250 @@
+"""Online EM and stochastic variational Bayes: one chunk of rows at a time.
+
+Statistics of rows add, so EM and CAVI need no more of the data than an average of them over rows. With the statistics
+of a chunk at the current point (EM) or the current q (variational Bayes), divided by its rows,
+
+    average <- (1 - gamma_t) average + gamma_t chunk            gamma_t = (t + delay)^-decay, gamma_1 = 1
+    Theta   <- mode of the complete conditionals at N * average         conjugate.mode                  "em"
+    q       <- the complete conditionals at N * average                 conjugate.complete_conditionals "vb"
+
+The first is online EM (Cappe and Moulines, 2009, equations 3 and 4), the second stochastic variational inference
+(Hoffman, Blei, Wang and Paisley, 2013, figure 4): in natural parameters its step is the same average. A table is cut
+into random chunks and passed over several times; a stream is read once, chunk by chunk, and N is the number of rows
+seen so far.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zipmix.inference.cavi import divergence
+from zipmix.inference.loop import progress_bar, settled
+from zipmix.inference.result import Fit, Restarts
+from zipmix.inference.start import Init, starts
+from zipmix.models.conjugate import (
+    Conditionals,
+    as_conditionals,
+    complete_conditionals,
+    draw,
+    expected_logs,
+    log_density,
+    mean,
+    mode,
+)
+from zipmix.models.counts import Counts, Table, as_counts, as_table
+from zipmix.models.kernel import Logs, Statistics, expectation, logs
+from zipmix.models.parameters import (
+    InputError,
+    Parameters,
+    Prior,
+    check_components,
+    check_prior,
+    check_whole,
+    require_mode,
+    require_proper,
+)
+
+Algorithm = Literal["em", "vb"]
+
+
+class State(NamedTuple):
+    """R runs after some chunks."""
+
+    average: Statistics  # (R, ...) per row
+    log_likelihood: Tensor  # (R,) per row, the same average of log p(x_i | Theta), or of its bound under q
+    n_chunks: int
+    n_seen: int  # rows
+
+
+def absorb(state: State | None, chunk: Counts, tables: Logs, gamma: float) -> tuple[State, Tensor]:
+    """Takes a chunk into the averages; the second result is the chunk's own log likelihood per row, (R,)."""
+    statistics, log_likelihood = expectation(chunk, tables)
+    n_rows = len(chunk.log_factorial_N)
+    own, own_R = Statistics(*(value / n_rows for value in statistics)), log_likelihood / n_rows
+    if state is None:
+        return State(own, own_R, 1, n_rows), own_R
+    average = Statistics(*(torch.lerp(old, new, gamma) for old, new in zip(state.average, own, strict=True)))
+    running_R = torch.lerp(state.log_likelihood, own_R, gamma)
+    return State(average, running_R, state.n_chunks + 1, state.n_seen + n_rows), own_R
+
+
+def at(state: State, n_rows: int, prior: Prior) -> Conditionals:
+    """The complete conditionals at N times the average."""
+    return complete_conditionals(Statistics(*(n_rows * value for value in state.average)), prior)
+
+
+def prior_term(conditionals: Conditionals, prior: Prior, algorithm: Algorithm) -> Tensor:
+    """What joins the log likelihood in the objective: log p(Theta | prior) at the mode, or -KL(q || p), (R,)."""
+    if algorithm == "em":
+        return log_density(as_conditionals(prior), mode(conditionals))
+    return -divergence(conditionals, as_conditionals(prior))
+
+
+def online(
+    X: Any,
+    n_components: int,
+    *,
+    prior: Prior = Prior(),
+    seed: int = 0,
+    algorithm: Algorithm = "em",
+    n_starts: int = 10,
+    init: Init = "kmeans++",
+    start: Parameters | None = None,
+    chunk_size: int = 200,
+    n_passes: int = 20,
+    delay: float = 1.0,
+    decay: float = 0.6,
+    n_draws: int = 1000,
+    progress: bool = False,
+) -> Fit:
+    """MAP or variational posterior from a table or a stream, chunk by chunk, the best of several starts.
+
+    Args:
+        X: (N, D) counts >= 0, NaN where missing; or an iterable of such tables, all with the same columns, of which
+            the first also serves to find starts.
+        n_components: K >= 1.
+        prior: hyperparameters; for "em" alpha, a, b, e >= 1 (below 1 no MAP exists), for "vb" all > 0.
+        seed: of the starts, the order of the rows and the draws.
+        algorithm: "em" (online EM) or "vb" (stochastic variational Bayes).
+        n_starts: R >= 1, how many starts run, all in one batch.
+        init: "kmeans++", "small-em" or "prior", where starts come from.
+        start: starting points to use instead, (K, D) or (R, K, D).
+        chunk_size: rows per chunk of a table; the chunks of a stream are taken as they come.
+        n_passes: over a table, each in a new order of the rows. A stream is read once.
+        delay: >= 0; the larger, the less the first chunks weigh.
+        decay: in (0.5, 1], how fast the step falls.
+        n_draws: S, draws of the final q to keep; "em" has none.
+        progress: whether to show a progress bar.
+    Returns:
+        parameters: the MAP ("em") or the mean of q, with draws (1, S, ...) from q ("vb"). objective: that of the whole
+        table (log posterior, or ELBO); of a stream, the running average times the rows. trace: that of every chunk,
+        scaled to all rows, at the point before it was read. X: of a stream only its first chunk is kept.
+    Raises:
+        InputError: data, prior or settings that cannot be used.
+    """
+    began = time.perf_counter()
+    check_whole(chunk_size, "chunk_size", at_least=1)
+    check_whole(n_passes, "n_passes", at_least=1)
+    check_whole(n_draws, "n_draws", at_least=1)
+    if algorithm not in get_args(Algorithm):
+        raise InputError(f"algorithm must be 'em' or 'vb', got {algorithm!r}.")
+    if not 0.5 < decay <= 1:
+        raise InputError(f"decay must be over 0.5 and at most 1, got {decay!r}; 0.6 is usual.")
+    if not 0 <= delay < np.inf:
+        raise InputError(f"delay must be at least 0 and finite, got {delay!r}; 1 is usual.")
+    K = check_components(n_components)
+    prior = check_prior(prior, K)
+    (require_mode if algorithm == "em" else require_proper)(prior, "online")
+    rng = np.random.default_rng([seed, 1_000_003])
+    streamed = is_stream(X)
+    table, source = _stream(X) if streamed else _shuffled(as_table(X), chunk_size, n_passes, rng)
+    counts = as_counts(table.X_ND)
+    theta = starts(counts, prior, n_components=K, n_starts=n_starts, init=init, start=start, seed=seed)
+    n_rows = None if streamed else len(table.X_ND)
+    n_chunks = None if n_rows is None else n_passes * -(-n_rows // chunk_size)
+
+    tables, state, reason = logs(theta), None, ""
+    trace, seconds = [], []
+    with progress_bar(n_chunks, "online", enabled=progress) as advance:
+        try:
+            for chunk in source:
+                gamma = 1.0 if state is None else (state.n_chunks + 1 + delay) ** -decay
+                state, own_R = absorb(state, chunk, tables, gamma)
+                q = at(state, n_rows or state.n_seen, prior)
+                tables = logs(mode(q)) if algorithm == "em" else expected_logs(q)
+                trace.append((n_rows or state.n_seen) * own_R + prior_term(q, prior, algorithm))
+                seconds.append(time.perf_counter() - began)
+                advance()
+        except KeyboardInterrupt:
+            reason = "interrupted by the user: "
+    if state is None:
+        raise KeyboardInterrupt
+    reason += f"read {state.n_chunks} chunks of the {'stream' if streamed else 'table'}, {state.n_seen} rows in all"
+    likelihood_R = state.n_seen * state.log_likelihood if streamed else expectation(counts, tables)[1]
+    objective_R = likelihood_R + prior_term(q, prior, algorithm)
+    best, trace_TR = int(objective_R.argmax()), torch.stack(trace)
+    converged, reason = settled(trace_TR[:, best], reason)
+    if streamed:
+        reason += "; X is the first chunk, and the objective is a running average over the stream"
+    q_best = Conditionals(*(value[best] for value in q))
+    many = Conditionals(*(value.expand(1, n_draws, *value.shape) for value in q_best))
+    return Fit(
+        method="online",
+        parameters=mode(q_best) if algorithm == "em" else mean(q_best),
+        draws=None if algorithm == "em" else draw(many, rng),
+        objective=objective_R[best].item(),
+        trace=trace_TR[:, best],
+        trace_seconds=torch.tensor(seconds, dtype=torch.float64),
+        converged=converged,
+        reason=reason,
+        n_iter=state.n_chunks,
+        seconds=time.perf_counter() - began,
+        settings=dict(
+            algorithm=algorithm,
+            n_starts=len(theta.pi),
+            init=init,
+            start=start,
+            chunk_size=chunk_size,
+            n_passes=n_passes,
+            delay=delay,
+            decay=decay,
+            n_draws=n_draws,
+        ),
+        seed=seed,
+        prior=prior,
+        X=table.X_ND,
+        names=table.names,
+        restarts=Restarts(
+            objective_R,
+            torch.full((len(objective_R),), state.n_chunks),
+            torch.tensor([settled(trace_T, "")[0] for trace_T in trace_TR.T]),
+            trace_TR,
+        ),
+    )
+
+
+def is_stream(X: Any) -> bool:
+    """Whether X is an iterable of tables and not a table."""
+    if hasattr(X, "shape") or not isinstance(X, Iterable):
+        return False
+    if not isinstance(X, list | tuple):
+        return True
+    return bool(X) and (len(getattr(X[0], "shape", ())) == 2 or _depth(X[0]) == 2)
+
+
+def _depth(rows: Any) -> int:
+    return 1 + _depth(rows[0]) if isinstance(rows, list | tuple) and rows else 0
+
+
+def _stream(X: Iterable[Any]) -> tuple[Table, Iterator[Counts]]:
+    """The first chunk, and all chunks, the first one included."""
+    numbered = enumerate(X)
+    _, first = next(numbered, (0, None))
+    if first is None:
+        raise InputError("X is a stream without any chunk; give an iterable of at least one table of counts.")
+    table = as_table(first)
+
+    def chunks() -> Iterator[Counts]:
+        yield as_counts(table.X_ND)
+        for number, chunk in numbered:
+            try:
+                yield as_counts(as_table(chunk, n_features=table.X_ND.shape[1]).X_ND)
+            except InputError as error:
+                raise InputError(f"chunk {number} of the stream, counted from 0: {error}") from None
+
+    return table, chunks()
+
+
+def _shuffled(table: Table, chunk_size: int, n_passes: int, rng: np.random.Generator) -> tuple[Table, Iterator[Counts]]:
+    """The table, and its rows in chunks, in a new order for every pass."""
+
+    def chunks() -> Iterator[Counts]:
+        for _ in range(n_passes):
+            for rows in torch.from_numpy(rng.permutation(len(table.X_ND))).split(chunk_size):
+                yield as_counts(table.X_ND[rows])
+
+    return table, chunks()

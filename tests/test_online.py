@@ -1,0 +1,141 @@
+"""online: held against EM and CAVI, which see all rows at once, and against the averages written out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from zipmix import InputError, Parameters, Prior, fit, log_posterior, simulate
+from zipmix.inference.online import is_stream, online
+
+LOOSE = Prior(alpha=0.5, a=0.7, b=1.2, e=0.8, f=0.1)
+
+
+def table(n, d, k, seed, missing=False):
+    X = simulate(n, d, k, prior=Prior(f=0.2), seed=seed).X
+    if missing:
+        X[torch.from_numpy(np.random.default_rng(seed).random((n, d)) < 0.2)] = torch.nan
+    return X
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize(("algorithm", "method"), [("em", "em"), ("vb", "cavi")])
+def test_stays_where_em_and_cavi_end(algorithm, method, missing):
+    """One chunk of all rows from a fixed point: the statistics, and so the point, do not move."""
+    X = table(80, 3, 2, 1, missing)
+    end = fit(X, 2, method, n_starts=3)
+    found = online(X, 2, algorithm=algorithm, chunk_size=80, n_passes=400, decay=0.51, delay=0.0, start=end.parameters)
+    assert found.objective == pytest.approx(end.objective, rel=1e-7)
+    for one, other in zip(found.parameters, end.parameters, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize(("algorithm", "method", "prior"), [("em", "em", Prior()), ("vb", "cavi", LOOSE)])
+def test_ends_near_the_optimum_of_the_whole_table(algorithm, method, prior):
+    """Of thousands of nats between a bad and a good fit, less than one is lost to the order of the rows."""
+    X = table(3000, 5, 3, 2, missing=True)
+    best = fit(X, 3, method, prior=prior, n_starts=5)
+    found = fit(X, 3, "online", prior=prior, algorithm=algorithm, n_passes=60, seed=4)
+    assert best.objective - 1 < found.objective <= best.objective + 1e-9 * abs(best.objective)
+    assert found.converged
+    if algorithm == "em":
+        assert found.objective == pytest.approx(log_posterior(X, found.parameters, prior).item(), rel=1e-12)
+
+
+def test_averages_written_out():
+    """Two chunks of a stream, K = 1, where nothing but b is latent: the formulas by hand."""
+    chunks = [torch.tensor([[0.0], [4], [2]]), torch.tensor([[0.0], [0], [9], [1], [0]])]
+    start = Parameters(*(torch.tensor(value, dtype=torch.float64) for value in ([1.0], [[0.6]], [[2.0]])))
+    prior = Prior(alpha=1.5, a=2.0, b=3.0, e=2.0, f=0.5)
+    found = online(iter(chunks), 1, prior=prior, start=start, delay=2.0, decay=0.8)
+
+    def averages(column, omega, lam):
+        zero = omega * math.exp(-lam) / (1 - omega + omega * math.exp(-lam))
+        n = len(column)
+        return sum(zero if x == 0 else 1.0 for x in column) / n, sum(column) / n
+
+    def modes(m, s, n):
+        return (2 + n * m - 1) / (2 + 3 + n - 2), (2 + n * s - 1) / (0.5 + n * m)
+
+    m, s = averages([0, 4, 2], 0.6, 2.0)
+    omega, lam = modes(m, s, 3)
+    m_next, s_next = averages([0, 0, 9, 1, 0], omega, lam)
+    gamma = (2 + 2.0) ** -0.8
+    omega, lam = modes((1 - gamma) * m + gamma * m_next, (1 - gamma) * s + gamma * s_next, 8)
+    assert found.parameters.omega.item() == pytest.approx(omega, rel=1e-12)
+    assert found.parameters.lam.item() == pytest.approx(lam, rel=1e-12)
+    assert found.n_iter == 2
+
+
+def test_a_stream_is_read_once_and_comes_near_the_truth():
+    """20 000 rows in chunks: rates within 4 standard errors of a Poisson mean, with room for the averaging."""
+    truth = Parameters(
+        torch.tensor([0.4, 0.6], dtype=torch.float64),
+        torch.tensor([[0.8, 0.5], [0.6, 0.9]], dtype=torch.float64),
+        torch.tensor([[2.0, 20.0], [15.0, 3.0]], dtype=torch.float64),
+    )
+    X = simulate(20_000, 2, 2, parameters=truth, seed=0).X
+    read = []
+
+    def chunks():
+        for part in X.split(250):
+            read.append(len(part))
+            yield part.numpy()
+
+    found = fit(chunks(), 2, "online")
+    assert read == [250] * 80
+    assert "20000 rows" in found.reason
+    assert found.X.shape == (250, 2)
+    order = found.parameters.lam[:, 0].argsort()
+    # At a step of gamma = 81^-0.6 = 0.07 an average has the variance of 250 (2 - gamma) / gamma rows; half of that is
+    # allowed for the rows whose z and b are uncertain. A component has 0.4 of the rows.
+    effective = 250 / 81**-0.6
+    for k in range(2):
+        for name in ("omega", "lam"):
+            value, true = getattr(found.parameters, name)[order[k]], getattr(truth, name)[k]
+            variance = true * (1 - true) if name == "omega" else true / 0.5
+            assert ((value - true).abs() < 4 * (variance / (0.4 * effective)).sqrt()).all()
+    gap = log_posterior(X, fit(X, 2, "em", n_starts=2).parameters) - log_posterior(X, found.parameters)
+    assert 0 <= gap < 30
+
+
+def test_a_list_of_tables_is_a_stream_and_a_list_of_rows_is_a_table():
+    rows = [[0.0, 1], [2, 3]]
+    assert not is_stream(rows)
+    assert not is_stream(np.array(rows))
+    assert not is_stream([torch.tensor([0.0, 1]), torch.tensor([2.0, 3])])
+    assert is_stream([rows, rows])
+    assert is_stream([np.array(rows)])
+    assert is_stream(iter([rows]))
+    one, other = online([rows, rows], 1), online(iter([np.array(rows)] * 2), 1)
+    assert all(torch.equal(*pair) for pair in zip(one.parameters, other.parameters, strict=True))
+
+
+def test_ctrl_c_hands_back_what_is_there():
+    def chunks():
+        yield from table(100, 2, 2, 0).split(10)
+        raise KeyboardInterrupt
+
+    found = online(chunks(), 2)
+    assert "interrupted" in found.reason
+    assert not found.converged
+    assert found.n_iter == 10
+
+
+def test_refuses_what_cannot_be_used():
+    X = [[0.0, 1], [2, 3]]
+    for settings, words in [
+        ({"algorithm": "map"}, "algorithm must be 'em' or 'vb', got 'map'"),
+        ({"decay": 0.5}, "decay must be over 0.5"),
+        ({"delay": -1.0}, "delay must be at least 0"),
+        ({"chunk_size": 0}, "chunk_size"),
+        ({"prior": LOOSE}, r"prior\.alpha is .*no MAP"),
+        ({"prior": Prior(alpha=1.0, a=1.0, b=1.0, e=1.0, f=0.0), "algorithm": "vb"}, r"prior\.f is 0"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            online(X, 2, **settings)
+    with pytest.raises(InputError, match="without any chunk"):
+        online(iter([]), 2)
+    with pytest.raises(InputError, match=r"chunk 1 of the stream, counted from 0: .*2 columns of the fit"):
+        online(iter([X, [[1.0]]]), 2)
