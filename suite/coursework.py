@@ -25,11 +25,19 @@ from zipmix.models import conjugate, kernel
 from zipmix.models.counts import as_counts
 from zipmix.models.parameters import InputError, Parameters, Prior, check_prior, check_whole
 from zipmix.models.zip_mixture import simulate
+from zipmix.safe_pickle import load_pickle
 
 State = Mapping[str, Tensor]
 
 # The assignment's data: rows, columns, clusters, new rows, and how many of the first columns are missing in those.
 N, D, K, M, MISSING = 930, 20, 10, 100, 3
+
+# The assignment's files and what they hold.
+FILES = {
+    "data.pkl": ("X_ND",),
+    "hyperparams.pkl": ("a0", "b0", "e0", "f0", "alpha_K"),
+    "test_data.pkl": ("Y_MD_obs", "Y_MD_miss"),
+}
 
 # The beliefs that the assignment starts from.
 FIRST_B = 0.75
@@ -277,7 +285,7 @@ def write_data(folder: str | Path, *, seed: int = 617) -> list[Path]:
     """
     check_whole(seed, "seed", at_least=0)
     folder = Path(folder)
-    paths = [folder / name for name in ("data.pkl", "hyperparams.pkl", "test_data.pkl")]
+    paths = [folder / name for name in FILES]
     for path in paths:
         if path.exists():
             raise InputError(f"folder: {path} exists already; choose another folder or move the file.")
@@ -297,6 +305,36 @@ def write_data(folder: str | Path, *, seed: int = 617) -> list[Path]:
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(pickle.dumps(content))
     return paths
+
+
+class Files(NamedTuple):
+    """What the assignment's three files hold."""
+
+    data: dict[str, Tensor]  # X_ND (N, D)
+    hyperparams: dict[str, Tensor]  # a0, b0, e0, f0, alpha_K (K,)
+    test_data: dict[str, Tensor]  # Y_MD_obs (M, D - 3), Y_MD_miss (M, 3)
+
+
+def read_data(folder: str | Path) -> Files:
+    """Reads data.pkl, hyperparams.pkl and test_data.pkl; opening them can run no code.
+
+    Args:
+        folder: where they lie.
+    Raises:
+        InputError: a file is missing, holds anything but tensors, plain containers and numbers, or lacks a key.
+    """
+    return Files(*(_read_file(Path(folder) / name, keys) for name, keys in FILES.items()))
+
+
+def _read_file(path: Path, keys: tuple[str, ...]) -> dict[str, Tensor]:
+    content = load_pickle(path)
+    found = content if isinstance(content, dict) else {}
+    missing = [key for key in keys if not isinstance(found.get(key), (Tensor, int, float))]
+    if missing:
+        raise InputError(
+            f"folder: {path} lacks {', '.join(missing)}; it must be a dictionary of tensors with {', '.join(keys)}."
+        )
+    return {key: torch.as_tensor(found[key]) for key in keys}
 
 
 def _prior(hyperparams: State) -> Prior:

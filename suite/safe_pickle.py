@@ -1,8 +1,8 @@
 """Reads pickles of tensors and plain containers, and nothing else: opening one can run no code.
 
-A pickle names the functions that rebuild its objects and calls them. This unpickler knows only the names below
-(tensors, NumPy arrays, ordered dictionaries); strings, numbers, lists, tuples, sets and dictionaries need none.
-Whatever else a file names is refused before anything of it is called.
+A pickle names the functions that rebuild its objects and calls them. This unpickler knows only the names below;
+strings, numbers, lists, tuples, sets and dictionaries need none. Whatever else a file names is refused before anything
+of it is called.
 """
 
 import io
@@ -11,18 +11,17 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
 
 from zipmix.models.parameters import InputError
 
-ADMITTED = "plain containers, numbers, strings, torch tensors and NumPy arrays"
+ADMITTED = "torch tensors, plain containers, numbers and strings"
 
 
 def load_pickle(path: str | Path) -> Any:
-    """What a pickle holds, if it holds only plain containers, numbers, strings, torch tensors and NumPy arrays.
+    """What a pickle holds, if it holds only torch tensors, plain containers, numbers and strings.
 
     Args:
         path: a file written by pickle.dump or torch.save.
@@ -41,11 +40,11 @@ def loads(content: bytes, name: str = "the pickle") -> Any:
     """The object in the bytes of a pickle; see load_pickle."""
     try:
         if zipfile.is_zipfile(io.BytesIO(content)):
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return _saved(content)
         value = _Unpickler(io.BytesIO(content)).load()
         # The number that torch.save wrote in front before it wrote zip files.
         if type(value) is int and value == torch.serialization.MAGIC_NUMBER:
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return _saved(content)
         return value
     except InputError as error:
         raise InputError(f"path: {name} {error}; only {ADMITTED} are read. Save it again as such.") from None
@@ -64,7 +63,22 @@ class _Unpickler(pickle.Unpickler):
         return _KNOWN[module, name]
 
 
-def _storage(content: bytes) -> Any:
+class _Rebuild:
+    """A function that a pickle may call and do nothing else with: a pickle can also set attributes of what it names."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise InputError("changes a function")
+
+
+def _saved(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
@@ -73,40 +87,16 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
-def _numpy(name: str) -> Callable[..., Any]:
-    """NumPy's own function for rebuilding an array, wherever this version keeps it."""
-    function = np.ones(1).__reduce__()[0] if name == "_reconstruct" else None
-    if name == "scalar":
-        function = np.float64(1).__reduce__()[0]
-    if name == "_frombuffer":
-        function = np.ones(1).__reduce_ex__(5)[0]
-    assert callable(function)
-    return function
-
-
 _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): _Rebuild(_encode),
     ("torch", "Size"): torch.Size,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-    ("torch.storage", "_load_from_bytes"): _storage,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(torch._utils._rebuild_tensor_v2),
+    ("torch._utils", "_rebuild_parameter"): _Rebuild(torch._utils._rebuild_parameter),
+    ("torch.storage", "_load_from_bytes"): _Rebuild(_saved),
     **{
-        (f"numpy.{core}.{module}", name): _numpy(name)
-        for core in ("core", "_core")
-        for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-    },
-    **{
-        (module, name): value
+        (module, kind.__name__): kind
         for module in ("builtins", "__builtin__")
-        for name, value in (
-            ("set", set),
-            ("frozenset", frozenset),
-            ("complex", complex),
-            ("bytearray", bytearray),
-            ("slice", slice),
-        )
+        for kind in (set, frozenset, complex, bytearray, slice)
     },
 }

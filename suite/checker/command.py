@@ -54,16 +54,26 @@ def coursework_command(
     folder: Annotated[Path, typer.Argument(help="Where to write; made if it does not exist.", show_default=False)],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 617,
 ) -> None:
-    """Write data of the assignment's shape: data.pkl, hyperparams.pkl and test_data.pkl."""
-    from zipmix.coursework import write_data
+    """Write data of the assignment's shape: data.pkl, hyperparams.pkl and test_data.pkl.
+
+    Where these files are there already they are left as they are. What they hold is read and shown, by an unpickler
+    that admits tensors and plain containers only.
+    """
+    from zipmix.coursework import FILES, read_data, write_data
     from zipmix.models.parameters import InputError
 
+    there = all((folder / name).is_file() for name in FILES)
     try:
-        paths = write_data(folder, seed=seed)
+        if not there:
+            write_data(folder, seed=seed)
+        files = read_data(folder)
     except InputError as error:
         _refuse(str(error))
-    for path in paths:
-        typer.echo(path)
+    for name, content in zip(FILES, files, strict=True):
+        held = ", ".join(
+            f"{key} {tuple(value.shape) if value.ndim else f'{value:g}'}" for key, value in content.items()
+        )
+        typer.echo(f"{'read' if there else 'wrote'} {folder / name}: {held}")
 
 
 def register(app: typer.Typer) -> None:

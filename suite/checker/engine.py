@@ -1,6 +1,7 @@
 """check: asks every function of a solution about drawn problems and holds the answers against the Pyro program."""
 
 import difflib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from torch import Tensor
 from zipmix.checker.catalogue import BY_NAME
 from zipmix.checker.item import Answers, Item, Malformed
 from zipmix.checker.items import ITEMS
-from zipmix.checker.items_steps import EM, LONG, SHORT, SINGLE, em_problems
+from zipmix.checker.items_steps import EM, LONG, SINGLE, em_problems
 from zipmix.checker.naming import name_mistake
 from zipmix.checker.problems import Problem, smallest, spread
 from zipmix.checker.report import Finding, ItemReport, Report
@@ -80,9 +81,11 @@ def check(
     try:
         _require_functions(source.name, worker)
         with _one_thread():
-            problems = spread(quick=quick, seed=seed) + em_problems(seed)
+            drawn, runs = spread(quick=quick, seed=seed), em_problems(seed)
             reports = {
-                name: _Examiner(worker, item, worker.loaded.functions[name], reveal).report(problems)
+                name: _Examiner(worker, item, worker.loaded.functions[name], reveal).report(
+                    runs if item is EM else drawn
+                )
                 for name, item in ITEMS.items()
                 if name in worker.loaded.functions
             }
@@ -182,10 +185,7 @@ class _Examiner:
         item = self._item
         if self._found.signature:
             return self._summary((), (Finding("error", self._found.signature, self._found.where),))
-        whole_runs = {SHORT, LONG, SINGLE}
-        suited = [
-            p for p in problems if (p.kind in whole_runs if item is EM else p.kind not in whole_runs and item.fits(p))
-        ]
+        suited = [problem for problem in problems if item.fits(problem)]
         trials = self._all(suited)
         replaced = any(trial.answer.substituted for trial in trials)
         if any(trial.wrong for trial in trials) and replaced:
@@ -246,7 +246,10 @@ class _Examiner:
             missed = [(trial, miss) for trial in trials for miss in trial.misses if miss.output == output]
             if missed:
                 worst, _ = max(missed, key=lambda pair: pair[1].excess)
-                findings.append(self._wrong(output, worst, trials))
+                finding = self._wrong(output, worst, trials)
+                # One mistake is told once, by the first output that shows it.
+                if finding.mistake is None or finding.mistake not in [told.mistake for told in findings]:
+                    findings.append(finding)
         return findings
 
     def _failure(self, failed: Trial) -> Finding:
@@ -256,7 +259,7 @@ class _Examiner:
         if rounding and (name == "AssertionError" or not self._try(failed.problem, quiet=True).wrong):
             mistake = BY_NAME["falls_by_rounding_refused"]
         problem = failed.problem
-        if name not in ("timeout", "ended") and item is not EM:
+        if name not in ("timeout", "ended") and problem.kind not in (LONG, SINGLE):
             problem = self._shrink(problem, lambda trial: bool(trial.failure) and trial.answer.error_name == name)
             # The sentence is that of the problem shown: shapes in it are those of its sizes.
             failed = self._try(problem)
@@ -278,7 +281,8 @@ class _Examiner:
             return any(miss.output == output for miss in trial.misses)
 
         problem = worst.problem
-        if item is not EM:
+        # Where EM has little to hold on to it may need longer to end: that is no mistake.
+        if problem.kind not in (LONG, SINGLE):
             problem = self._shrink(problem, shows)
             worst = self._try(problem)
         miss = next(miss for miss in worst.misses if miss.output == output)
@@ -296,6 +300,7 @@ class _Examiner:
             formula=prop.formula,
             index=miss.entry[: prop.axes],
             difference=self._shown(miss.difference),
+            off=_in_words(miss),
             got=miss.got if self._reveal else None,
             expected=miss.expected if self._reveal else None,
             sizes=problem.sizes,
@@ -349,6 +354,14 @@ def _compare(item: Item, problem: Problem, output: str, got: Tensor, expected: T
     difference = relative[index].item()
     allowed = max(prop.tolerance, 1e-6 * problem.scale)
     return Miss(output, difference, difference / allowed, index, got[index].item(), expected[index].item())
+
+
+def _in_words(miss: Miss) -> str:
+    if math.isnan(miss.got):
+        return "is NaN"
+    if math.isinf(miss.difference):
+        return f"is {'infinite' if math.isinf(miss.got) else 'finite'} where it must not be"
+    return f"is off by {miss.difference:.2g} (relative)"
 
 
 def _is_single(value: Any) -> bool:

@@ -120,5 +120,5 @@ def read_value(shape: Callable[[Problem], tuple[int, ...]]) -> Callable[[Problem
 def kind_of(value: Any) -> str:
     """A returned value in words."""
     return {"NoneType": "None", "dict": "a dictionary", "list": "several values", "str": "text"}.get(
-        type(value).__name__, "a tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        type(value).__name__, "a tensor" if isinstance(value, Tensor) else f"a value of type {type(value).__name__}"
     )

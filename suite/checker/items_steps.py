@@ -236,7 +236,7 @@ EM = Item(
             tolerance=1e-6,
         ),
     },
-    lambda problem: False,
+    lambda problem: True,
     _ask_em,
     no_points,
     _read_em,

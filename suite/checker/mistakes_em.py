@@ -1,7 +1,8 @@
 """Mistakes in EM as a whole, recognised by what must hold of the answer if they were made."""
 
+from zipmix import coursework
 from zipmix.checker import oracle
-from zipmix.checker.item import Answers
+from zipmix.checker.item import Answers, states
 from zipmix.checker.items_steps import SHORT, em_point, params_dictionary
 from zipmix.checker.mistake import mistake
 from zipmix.checker.problems import Problem
@@ -34,9 +35,6 @@ def falls_by_rounding_refused(problem: Problem, got: Answers) -> Answers:
 
 @mistake("em", "the parameters that it started from are returned")
 def first_parameters_returned(problem: Problem, got: Answers) -> Answers:
-    from zipmix import coursework
-    from zipmix.checker.item import states
-
     own = states(problem)
     params, _ = coursework.initialize_em(own["data"], own["hyperparams"], 617)
     return {name: value for name, value in params.items() if name in params_dictionary(em_point(got))}

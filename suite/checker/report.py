@@ -19,7 +19,8 @@ class Finding:
     output: str = ""  # which output, e.g. omega_KD
     formula: str = ""  # the property as a formula with its equation numbers
     index: tuple[int, ...] = ()  # of the worst entry
-    difference: float = 0.0  # relative, at that entry; infinite for NaN
+    difference: float = 0.0  # relative, at that entry; infinite for NaN and the like
+    off: str = ""  # the difference in words
     got: float | None = None  # with reveal only
     expected: float | None = None  # with reveal only
     sizes: tuple[int, int, int] | None = None  # N, D, K of the smallest problem that shows it
@@ -36,7 +37,7 @@ class Finding:
             return (first, *self._named())
         entry = self.output + (f"[{', '.join(map(str, self.index))}]" if self.index else "")
         lines = [
-            f"{entry} {self._difference()}, at {self._sizes()}",
+            f"{entry} {self.off}, at {self._sizes()}",
             f"must hold: {self.sentence}",
             f"  {self.formula}",
         ]
@@ -46,11 +47,6 @@ class Finding:
 
     def _named(self) -> tuple[str, ...]:
         return (f"the mistake: {self.mistake_sentence} [{self.mistake}]",) if self.mistake else ()
-
-    def _difference(self) -> str:
-        if math.isinf(self.difference):
-            return "is NaN, or one of it and the right answer is infinite"
-        return f"is off by {self.difference:.2g} (relative)"
 
     def _sizes(self) -> str:
         assert self.sizes is not None

@@ -4,7 +4,6 @@ import contextlib
 import faulthandler
 import inspect
 import io
-import multiprocessing
 import os
 import pickle
 import signal
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipmix import coursework
 from zipmix.checker.source import Source, clean, failure, statements, where
 
 # Seconds of processor time after which a process ends even if nobody is left to end it.
@@ -26,6 +26,10 @@ CPU_SECONDS = 600
 
 # Functions that are looked for: names of the arguments they must take, and of those they may.
 Wanted = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+
+
+class Unfit(Exception):
+    """What a function returned cannot be sent on; the sentence says what it is."""
 
 
 class Limits(NamedTuple):
@@ -42,11 +46,14 @@ def serve(
     wanted: Wanted,
     limits: Limits,
     definitions_only: bool,
+    forked: bool,
 ) -> None:
     """The child: runs the file, then answers calls until the pipe is closed."""
-    if multiprocessing.get_start_method(allow_none=True) != "spawn":
-        with contextlib.suppress(OSError):
-            other_end.close()
+    if forked:
+        # Files and sockets of the process at work are none of the solution's business.
+        other_end.close()
+        os.closerange(3, connection.fileno())
+        os.closerange(connection.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     torch.set_num_threads(1)
     _confine(limits)
     connection.send_bytes(pickle.dumps(True))
@@ -55,7 +62,7 @@ def serve(
     found = {name: (where(f), *_fit_arguments(f, *wanted[name])) for name, f in names.items()}
     others = [f"{name} ({where(f)})" for name, f in solution.functions.items() if name not in wanted]
     loaded = {"functions": found, "others": others, "error": solution.error, "printed": clean(solution.printed)}
-    connection.send_bytes(pickle.dumps(loaded))
+    connection.send_bytes(pickle.dumps(pack(loaded)))
     while True:
         try:
             request = unpack(pickle.loads(connection.recv_bytes()))
@@ -158,6 +165,8 @@ def _answer(solution: _Solution, request: dict[str, Any], wanted: Wanted) -> byt
         try:
             value = function(**arguments)
             reply["value"] = pack(value if request["points"] is None else log_densities(value, request["points"]))
+        except Unfit as error:
+            reply["error"], reply["error_name"] = str(error), "unfit"
         except BaseException as error:
             reply["where"], reply["error"] = failure(error, solution.files)
             reply["error_name"] = type(error).__name__
@@ -171,8 +180,6 @@ def _replaced(function: Callable[..., Any], name: str, names: list[str], request
     before = {n: home[n] for n in [*names, "initialize_em"] if n != name and callable(home.get(n))}
     instead = dict(before)
     if not request["own"]:
-        from zipmix import coursework
-
         instead = {n: getattr(coursework, n) for n in before}
     if request["noisy"] and "elbo" in instead:
         instead["elbo"] = _noisy(instead["elbo"])
@@ -202,10 +209,10 @@ def log_densities(distribution: Any, points: list[Tensor]) -> Any:
     """The log density of a distribution at points.
 
     Raises:
-        TypeError: it is no distribution.
+        Unfit: it is no distribution.
     """
     if not callable(getattr(distribution, "log_prob", None)):
-        raise TypeError(f"a torch.distributions object is asked for, not {type(distribution).__name__}")
+        raise Unfit(f"returns a value of type {type(distribution).__name__} where a torch distribution is asked for")
     # Points at the edge of the support are asked about on purpose.
     base = distribution
     while base is not None:
@@ -215,15 +222,24 @@ def log_densities(distribution: Any, points: list[Tensor]) -> Any:
 
 
 def pack(value: Any) -> Any:
-    """The value as NumPy arrays, numbers, strings and plain containers, which pickle quickly.
+    """The value as numbers, strings, lists and dictionaries; an array is a tuple of its type, shape and bytes.
 
     Raises:
-        TypeError: it holds anything else.
+        Unfit: it holds anything else.
     """
     if isinstance(value, Tensor):
-        return value.detach().to("cpu").resolve_conj().numpy()
+        dense = value.detach().to("cpu").to_dense()
+        # NumPy has no bfloat16 and its like.
+        return pack((dense.float() if dense.is_floating_point() and dense.itemsize < 4 else dense).numpy())
     if isinstance(value, np.ndarray):
-        return pack(value.tolist()) if value.dtype == object else np.asarray(value)
+        if value.dtype == object:
+            return pack(value.tolist())
+        if value.dtype.kind not in "fiub":
+            kind = "complex numbers" if value.dtype.kind == "c" else f"an array of {value.dtype}"
+            raise Unfit(f"returns {kind} where real numbers are asked for")
+        # torch has no unsigned numbers but bytes.
+        plain = np.ascontiguousarray(value, dtype=np.float64 if value.dtype.kind == "u" else None)
+        return plain.dtype.str, value.shape, plain.tobytes()
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -232,18 +248,18 @@ def pack(value: Any) -> Any:
         return {str(key): pack(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [pack(entry) for entry in value]
-    raise TypeError(f"returns a {type(value).__name__}, which is neither a tensor nor a plain container")
+    raise Unfit(f"returns a value of type {type(value).__name__}, which is neither a tensor nor a plain container")
 
 
 def unpack(value: Any) -> Any:
-    """What was packed, arrays as tensors."""
-    if isinstance(value, np.ndarray):
-        # Text and complex numbers have no place in an answer: an empty tensor has the wrong shape.
-        return (
-            torch.from_numpy(np.array(value, dtype=np.float64 if value.dtype.kind == "u" else None))
-            if (value.dtype.kind in "fiub")
-            else torch.zeros(0)
-        )
+    """What was packed, arrays as tensors.
+
+    Raises:
+        ValueError: it was not packed by pack.
+    """
+    if isinstance(value, tuple):
+        kind, shape, content = value
+        return torch.from_numpy(np.frombuffer(content, kind).reshape(shape).astype(np.dtype(kind).newbyteorder("=")))
     if isinstance(value, dict):
         return {key: unpack(entry) for key, entry in value.items()}
     return [unpack(entry) for entry in value] if isinstance(value, list) else value

@@ -11,10 +11,11 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from zipmix import safe_pickle
 from zipmix.checker.source import Source
@@ -23,6 +24,11 @@ from zipmix.models.parameters import InputError
 
 # Time in which a process must have started before it runs anything of the solution.
 START_SECONDS = 60.0
+
+T = TypeVar("T")
+
+# Bytes that an answer may have; more are no answer.
+LONGEST_ANSWER = 2**30
 
 
 class Found(NamedTuple):
@@ -60,6 +66,12 @@ class Gone(NamedTuple):
     sentence: str
 
 
+def _loaded(answer: dict[str, Any]) -> Loaded:
+    functions = {name: Found(at, tuple(used), wrong) for name, (at, used, wrong) in answer["functions"].items()}
+    error = (answer["error"][0], answer["error"][1]) if answer["error"] else None
+    return Loaded(functions, tuple(answer["others"]), error, answer["printed"])
+
+
 class Worker:
     """A process that holds one solution; started when it is first needed, and again after it was ended."""
 
@@ -85,10 +97,10 @@ class Worker:
         return loaded
 
     def _try_start(self) -> Loaded | Gone:
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+        forked = "fork" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("fork" if forked else "spawn")
         here, there = context.Pipe()
-        arguments = (there, here, self._source, self._wanted, self._limits, self._definitions_only)
+        arguments = (there, here, self._source, self._wanted, self._limits, self._definitions_only, forked)
         process = context.Process(target=serve, args=arguments, daemon=True)  # type: ignore[attr-defined]
         sys.stdout.flush()
         sys.stderr.flush()
@@ -104,18 +116,10 @@ class Worker:
                 ) from None
         there.close()
         self._process, self._connection = process, here
-        began = self._receive(START_SECONDS)
+        began = self._receive(START_SECONDS, bool)
         if isinstance(began, Gone):
             return began
-        answer = self._receive(self._limits.seconds)
-        if isinstance(answer, Gone):
-            return answer
-        return Loaded(
-            {name: Found(*found) for name, found in answer["functions"].items()},
-            tuple(answer["others"]),
-            answer["error"],
-            answer["printed"],
-        )
+        return self._receive(self._limits.seconds, _loaded)
 
     def call(
         self, name: str, arguments: Mapping[str, Any], *, points: Any, own: bool, noisy: bool, single: bool
@@ -131,53 +135,59 @@ class Worker:
             single: whether tensors are handed over in float32.
         """
         if self._process is None:
-            self._start()
+            again = self._start()
+            if self._process is None:
+                where, sentence = again.error or ("", "cannot be run a second time")
+                return Answer(None, sentence, "ended", where, "", False)
         request = {"name": name, "arguments": dict(arguments), "points": points}
         request |= {"own": own, "noisy": noisy, "single": single}
         try:
             assert self._connection is not None
             self._connection.send_bytes(pickle.dumps(pack(request)))
-            answer = self._receive(self._limits.seconds)
+            answer = self._receive(self._limits.seconds, lambda answer: Answer(**answer))
         except OSError:
             answer = self._ended()
         if isinstance(answer, Gone):
             return Answer(None, answer.sentence, answer.kind, "", "", False)
-        return Answer(
-            answer["value"],
-            answer["error"],
-            answer["error_name"],
-            answer["where"],
-            answer["printed"],
-            answer["substituted"],
-        )
+        return answer
 
     def close(self) -> None:
         """Ends the process and all that it started."""
         if self._process is None:
             return
-        if self._process.is_alive():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if hasattr(os, "killpg") and os.getpgid(self._process.pid) == self._process.pid:
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                else:
-                    self._process.kill()
+        self._kill()
         self._process.join()
         assert self._connection is not None
         self._connection.close()
         self._process.close()
         self._process = self._connection = None
 
-    def _receive(self, seconds: float) -> Any:
+    def _kill(self) -> None:
+        if self._process.is_alive():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if hasattr(os, "killpg") and os.getpgid(self._process.pid) == self._process.pid:
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                else:
+                    self._process.kill()
+
+    def _receive(self, seconds: float, read: Callable[[Any], T]) -> T | Gone:
         """What the process sends, or why nothing came."""
         assert self._connection is not None
         try:
             if not self._connection.poll(seconds):
                 self.close()
                 return Gone("timeout", f"does not come to an end in {seconds:g} seconds")
-            return unpack(safe_pickle.loads(self._connection.recv_bytes(), "the answer"))
-        except (EOFError, OSError):
+            # An answer that was begun must come to an end as well.
+            watch = threading.Timer(seconds, self._kill)
+            watch.start()
+            try:
+                content = self._connection.recv_bytes(LONGEST_ANSWER)
+            finally:
+                watch.cancel()
+            return read(unpack(safe_pickle.loads(content, "the answer")))
+        except EOFError:
             return self._ended()
-        except InputError:
+        except (OSError, InputError, ValueError, TypeError, LookupError, AttributeError):
             self.close()
             return Gone("ended", "returns what cannot be read")
 
