@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from zipmix.models.posterior import log_posterior as log_posterior
     from zipmix.models.zip_mixture import Simulation as Simulation
     from zipmix.models.zip_mixture import simulate as simulate
+    from zipmix.plots import plot_affinity as plot_affinity
+    from zipmix.plots import plot_counts as plot_counts
+    from zipmix.plots import plot_forest as plot_forest
+    from zipmix.plots import plot_objective as plot_objective
+    from zipmix.plots import plot_plates as plot_plates
+    from zipmix.plots import plot_restarts as plot_restarts
+    from zipmix.plots import plot_rootogram as plot_rootogram
+    from zipmix.plots import plot_structural_zeros as plot_structural_zeros
+    from zipmix.plots import plot_zeros as plot_zeros
 
 _HOME = {
     "Report": "zipmix.checker",
@@ -53,6 +62,15 @@ _HOME = {
     "log_posterior": "zipmix.models.posterior",
     "Simulation": "zipmix.models.zip_mixture",
     "simulate": "zipmix.models.zip_mixture",
+    "plot_affinity": "zipmix.plots",
+    "plot_counts": "zipmix.plots",
+    "plot_forest": "zipmix.plots",
+    "plot_objective": "zipmix.plots",
+    "plot_plates": "zipmix.plots",
+    "plot_restarts": "zipmix.plots",
+    "plot_rootogram": "zipmix.plots",
+    "plot_structural_zeros": "zipmix.plots",
+    "plot_zeros": "zipmix.plots",
 }
 
 __all__ = sorted(_HOME)

@@ -4,7 +4,7 @@ Colours are those of Okabe and Ito (2008), which colour-blind readers can tell a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from zipmix.inference.result import Fit, Restarts
@@ -47,17 +48,9 @@ def plot_plates(ax: Axes | None = None) -> Axes:
         pad = PLATES[plate].pad
         box = (left - pad, low - pad), right - left + 2 * pad, high - low + 2 * pad
         ax.add_patch(FancyBboxPatch(*box, boxstyle="round,pad=0,rounding_size=0.08", fill=False, lw=1.1, ec="#555555"))
-        at_x = right + pad - 0.06 if PLATES[plate].right else left - pad + 0.06
-        at_y = high + pad - 0.07 if PLATES[plate].top else low - pad + 0.07
-        ax.text(
-            at_x,
-            at_y,
-            PLATES[plate].label,
-            ha="right" if PLATES[plate].right else "left",
-            va="top" if PLATES[plate].top else "bottom",
-            fontsize=8.5,
-            color="#555555",
-        )
+        align = PLATES[plate].align
+        at_x = {"left": left - pad + 0.06, "center": (left + right) / 2, "right": right + pad - 0.06}[align]
+        ax.text(at_x, low - pad + 0.06, PLATES[plate].label, ha=align, va="bottom", fontsize=8.5, color="#555555")
     for child, parents in graph.parents.items():
         for parent in sorted(parents):
             bend = 0.35 if (parent, child) == ("z", "x") else 0.0
@@ -88,18 +81,17 @@ def plot_plates(ax: Axes | None = None) -> Axes:
 
 
 class _Plate(NamedTuple):
-    """Where the name of a plate stands, and how far its frame is from the nodes."""
+    """The name of a plate, how far its frame is from the nodes, and where in the frame the name stands."""
 
     label: str
     pad: float
-    right: bool
-    top: bool
+    align: Literal["left", "center", "right"]
 
 
 PLATES = {
-    "observation": _Plate("$i = 1..N$", 0.42, right=False, top=True),
-    "feature": _Plate("$d = 1..D$", 0.58, right=True, top=False),
-    "component": _Plate("$k = 1..K$", 0.42, right=True, top=False),
+    "observation": _Plate("$i = 1..N$", 0.42, "left"),
+    "feature": _Plate("$d = 1..D$", 0.58, "right"),
+    "component": _Plate("$k = 1..K$", 0.42, "center"),
 }
 POSITIONS = {
     "pi": (0.95, 2.5),
@@ -313,6 +305,7 @@ def plot_counts(X: Tensor, order: Tensor | None = None, ax: Axes | None = None) 
     image = ax.imshow(torch.log1p(table).numpy(), aspect="auto", cmap="viridis", interpolation="nearest")
     ax.set_facecolor("#BBBBBB")
     ax.figure.colorbar(image, ax=ax, label="log(1 + count)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="column", ylabel="row")
     return ax
 
