@@ -27,6 +27,9 @@ from zipmix.models.zip_mixture import log_density, zip_mixture
 # A gradient below this, relative to the objective, is zero to the accuracy of the sum over rows.
 GRADIENT = 1e-7
 
+# Bounds on logs and logits: a mode on the boundary is sought no further out, where exp and sigmoid round to 0 and 1.
+EDGE = 35.0
+
 
 class Ascent(NamedTuple):
     """One start: its end, and the objective on the way."""
@@ -189,6 +192,7 @@ def _lbfgs(problem: Problem, start: Parameters, trace_T: Tensor, seconds_T: Tens
         x0.numpy(),
         jac=True,
         method="L-BFGS-B",
+        bounds=[(-EDGE, EDGE)] * len(x0),
         callback=record,
         options={"maxiter": max_iter, "maxfun": 2 * max_iter, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-7},
     )

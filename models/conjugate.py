@@ -21,6 +21,9 @@ from zipmix.models.parameters import Parameters, Prior
 # Keeps 0 / 0 at 0 where a conditional has no mass to speak of.
 TINY = 1e-300
 
+# The largest float64 below 1.
+BELOW_ONE = 1 - 2.0**-53
+
 
 class Conditionals(NamedTuple):
     """Dirichlet, Beta and Gamma parameters: complete conditionals, the prior, or a variational factor q."""
@@ -88,7 +91,8 @@ def draw(conditionals: Conditionals, rng: np.random.Generator) -> Parameters:
     pi = torch.softmax(torch.from_numpy(log_gamma), dim=-1)
     omega = torch.from_numpy(np.asarray(rng.beta(a, b)))
     lam = torch.from_numpy(np.asarray(rng.standard_gamma(e) / f))
-    return Parameters(pi, omega, lam)
+    # A draw that rounds to the boundary, where the density may be infinite, is set to the number next to it.
+    return Parameters(pi.clamp_min(TINY), omega.clamp(TINY, BELOW_ONE), lam.clamp_min(TINY))
 
 
 class LogNormalisers(NamedTuple):
