@@ -34,7 +34,7 @@ from zipmix.models.conjugate import (
     mean,
 )
 from zipmix.models.kernel import expectation, logs
-from zipmix.models.parameters import Parameters, Prior, check_whole, require_proper
+from zipmix.models.parameters import Parameters, Prior, check_real, check_whole, require_proper
 
 
 class State(NamedTuple):
@@ -94,6 +94,7 @@ def cavi(
     problem = pose(X, n_components, prior)
     require_proper(problem.prior, "cavi")
     check_whole(max_iter, "max_iter", at_least=1)
+    check_real(tolerance, "tolerance", zero=True)
     check_whole(n_draws, "n_draws", at_least=1)
     theta = starts(
         problem.counts,

@@ -23,7 +23,7 @@ from zipmix.inference.result import Fit, Problem, Restarts, pose
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, log_density, mode
 from zipmix.models.kernel import expectation, logs
-from zipmix.models.parameters import Parameters, Prior, check_whole, require_mode
+from zipmix.models.parameters import Parameters, Prior, check_flag, check_real, check_whole, require_mode
 
 
 class State(NamedTuple):
@@ -96,6 +96,8 @@ def em(
     problem = pose(X, n_components, prior)
     require_mode(problem.prior, "em")
     check_whole(max_iter, "max_iter", at_least=1)
+    check_real(tolerance, "tolerance", zero=True)
+    check_flag(accelerate, "accelerate")
     theta = starts(
         problem.counts,
         problem.prior,

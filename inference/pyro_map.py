@@ -21,7 +21,7 @@ from torch import Tensor
 from zipmix.inference.loop import iterate
 from zipmix.inference.result import Fit, Problem, Restarts, pose
 from zipmix.inference.start import Init, interior, starts
-from zipmix.models.parameters import Parameters, Prior, check_whole, require_mode, require_proper
+from zipmix.models.parameters import Parameters, Prior, check_real, check_whole, require_mode, require_proper
 from zipmix.models.zip_mixture import log_density, zip_mixture
 
 # A gradient below this, relative to the objective, is zero to the accuracy of the sum over rows.
@@ -86,6 +86,7 @@ def pyro_map(
     require_proper(problem.prior, "pyro_map")
     check_whole(n_adam, "n_adam", at_least=0)
     check_whole(max_iter, "max_iter", at_least=1)
+    check_real(learning_rate, "learning_rate")
     theta = starts(
         problem.counts,
         problem.prior,

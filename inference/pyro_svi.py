@@ -21,7 +21,7 @@ from zipmix.inference.result import Fit, Problem, pose
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import Conditionals, as_distributions, complete_conditionals, log_density, mean
 from zipmix.models.kernel import expectation, logs
-from zipmix.models.parameters import Parameters, Prior, check_whole, require_proper
+from zipmix.models.parameters import Parameters, Prior, check_real, check_whole, require_proper
 from zipmix.models.posterior import log_posterior_at
 from zipmix.models.zip_mixture import zip_mixture
 
@@ -79,6 +79,7 @@ def pyro_svi(
     require_proper(problem.prior, "pyro_svi")
     for name, value in (("n_steps", n_steps), ("n_particles", n_particles), ("n_draws", n_draws)):
         check_whole(value, name, at_least=1)
+    check_real(learning_rate, "learning_rate")
     theta = starts(
         problem.counts,
         problem.prior,

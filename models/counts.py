@@ -3,6 +3,7 @@
 Users bring torch tensors, NumPy arrays, lists, pandas frames, SciPy sparse matrices or AnnData. NaN means missing.
 """
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -102,7 +103,8 @@ def _refuse_text_columns(frame: Any) -> None:
 
     for d, name in enumerate(frame.columns):
         column = frame.iloc[:, d]
-        bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+        no_count = column.dtype.kind in "cmM" or pd.to_numeric(column, errors="coerce").isna()
+        bad = column.notna() & no_count
         if bad.any():
             i = int(bad.to_numpy().argmax())
             raise InputError(
@@ -114,9 +116,29 @@ def _refuse_text_columns(frame: Any) -> None:
 def _as_float64(X: Any) -> Tensor:
     try:
         if isinstance(X, Tensor):
-            return X.detach().to(device="cpu", dtype=torch.float64)
-        return torch.from_numpy(np.array(X, dtype=np.float64))
+            return _real(X).detach().to(device="cpu", dtype=torch.float64)
+        if isinstance(X, np.ma.MaskedArray):
+            X = np.ma.filled(X.astype(np.float64), np.nan)
+        return torch.from_numpy(_real(np.array(X)).astype(np.float64))
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(
-            f"X must be a table of numbers, got {type(X).__name__} that does not convert; {ALLOWED}."
-        ) from None
+        raise InputError(f"X must be a table of numbers, got {_culprit(X)}; {ALLOWED}.") from None
+
+
+def _real(X: Any) -> Any:
+    """X, unless it holds complex numbers or times, which would convert with a loss."""
+    if X.is_complex() if isinstance(X, Tensor) else X.dtype.kind in "cmM":
+        raise TypeError
+    return X
+
+
+def _culprit(X: Any) -> str:
+    """The first cell that is no number, in words, or else the type of X."""
+    if not isinstance(X, Tensor):
+        cells = np.array(X, dtype=object)
+        for index, cell in np.ndenumerate(cells):
+            try:
+                float(cell)
+            except (TypeError, ValueError):
+                where = "".join(f", {axis} {i}" for axis, i in zip(("row", "column"), index, strict=False))
+                return f"{reprlib.repr(cell)}{where.replace(',', ' in', 1)}"
+    return f"{type(X).__name__} of {getattr(X, 'dtype', 'unknown type')}"

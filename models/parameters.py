@@ -4,7 +4,8 @@ Axes: K components, D columns. Any batch axes stand in front: (restart, K, D), (
 """
 
 import math
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ def require_mode(prior: Prior, method: str) -> None:
         if bool((value < 1).any()):
             raise InputError(
                 f"prior.{name} is {_show(value)}, and below 1 the posterior is unbounded: there is no MAP for "
-                f"method {method!r} to find. Use {name} >= 1, or a method that needs no mode: 'gibbs' or 'pyro_svi'."
+                f"method {method!r} to find. Use {name} >= 1, or a method that needs no mode: 'gibbs' or 'cavi'."
             )
 
 
@@ -117,6 +118,29 @@ def check_whole(value: int, name: str, at_least: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < at_least:
         raise InputError(f"{name} must be a whole number >= {at_least}, got {value!r}.")
     return value.__index__()
+
+
+def check_real(value: Any, name: str, *, zero: bool = False) -> float:
+    """A setting that must be a positive number, or 0 where zero says so.
+
+    Raises:
+        InputError: no finite number, or not in its range.
+    """
+    number = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not zero):
+        raise InputError(f"{name} must be a finite number {'>=' if zero else '>'} 0, got {value!r}.")
+    return float(value)
+
+
+def check_flag(value: Any, name: str) -> bool:
+    """A setting that must be True or False.
+
+    Raises:
+        InputError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r}.")
+    return value
 
 
 def check_parameters(parameters: Parameters, n_components: int, n_features: int) -> Parameters:
@@ -157,7 +181,7 @@ def _as_float64(value: object, name: str) -> Tensor:
 
 
 def _show(value: Tensor) -> str:
-    if value.numel() == 1:
-        return f"{value.item():g}"
     low, high = value.min().item(), value.max().item()
-    return "NaN" if math.isnan(low) else f"values from {low:g} to {high:g}"
+    if math.isnan(low):
+        return "NaN"
+    return f"{low:g}" if low == high else f"values from {low:g} to {high:g}"

@@ -34,7 +34,7 @@ def load_data(name_or_path: str | Path) -> Data:
     name = str(name_or_path)
     if name in BUILT_IN:
         return BUILT_IN[name]()
-    path = Path(name_or_path)
+    path = Path(name)
     reader = READERS.get(path.suffix.lower())
     if reader is None and not path.suffix:
         close = difflib.get_close_matches(name, BUILT_IN, n=1)

@@ -13,6 +13,7 @@ from scipy import stats
 from zipmix import InputError, Parameters, Prior, simulate
 from zipmix.inference.gibbs import draw_b, draw_z, gibbs
 from zipmix.models.conjugate import Conditionals, as_distributions, complete_conditionals, draw
+from zipmix.models.conjugate import log_density as log_density_of
 from zipmix.models.counts import as_counts, as_table
 from zipmix.models.kernel import log_joint, logs, responsibilities, rho, statistics
 from zipmix.models.parameters import check_prior
@@ -189,6 +190,7 @@ def test_draws_of_parameters_follow_their_distributions(scale):
     pi, omega, lam = draw(batch, np.random.default_rng(7))
     a, b, e, f = (field.item() for field in one[1:])
     np.testing.assert_allclose(pi.sum(-1), 1)
+    assert log_density_of(one, Parameters(pi, omega, lam)).isfinite().all()
     grid = np.linspace(0.005, 0.995, 199)
     for values, true in (
         (pi[:, 0], stats.beta(scale, 2.5 * scale)),
