@@ -74,6 +74,6 @@ def check_settings(method: str, settings: dict[str, Any]) -> None:
 COMMON = ("X", "n_components", "prior", "seed")
 
 
-def _nearest(word: str, words: Any) -> str:
-    close = difflib.get_close_matches(str(word), list(words), n=1)
+def _nearest(word: Any, words: Any) -> str:
+    close = difflib.get_close_matches(word, list(words), n=1) if isinstance(word, str) else []
     return f" Did you mean {close[0]!r}?" if close else ""
