@@ -270,6 +270,8 @@ def loo(fit: Fit) -> Loo:
     """PSIS-LOO of rows, z and b summed out."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto", category=UserWarning)
+        # In the fit of the Pareto shape, exp may overflow to infinity, whose inverse is the 0 that is meant.
+        warnings.filterwarnings("ignore", message="overflow encountered in exp", category=RuntimeWarning)
         result = arviz().loo(to_arviz(fit), pointwise=True)
     elpd = result.elpd_loo if hasattr(result, "elpd_loo") else result.elpd
     p = result.p_loo if hasattr(result, "p_loo") else result.p

@@ -23,6 +23,7 @@ from torch import Tensor
 from zipmix.data import Data
 from zipmix.inference import METHODS, check_settings, fit
 from zipmix.inference.arviz_io import Loo, ess, loo, rhat
+from zipmix.inference.cavi import cavi
 from zipmix.inference.loop import progress_bar
 from zipmix.inference.result import Fit, Problem, pose
 from zipmix.inference.start import Init, starts
@@ -37,6 +38,10 @@ DEFAULT_METHODS = ("em", "pyro_map", "cavi", "pyro_svi", "gibbs")
 
 # Methods that run all starts in one batch; the other ones begin at the first start, or at one start per chain.
 MANY_STARTS = ("em", "cavi")
+
+# Candidates per chain among which the common starts are chosen, and passes of CAVI that choose them.
+CANDIDATES = 5
+RANKING_PASSES = 50
 
 # Rows of a co-clustering matrix that are kept; more cannot be told apart in a figure.
 COCLUSTERED_ROWS = 300
@@ -113,8 +118,9 @@ def compare(
 ) -> Comparison:
     """Runs methods of inference on the same data and compares them.
 
-    The first n_chains starts ("small-em") are common: chain c of a sampler begins at start c, every method that runs
-    once begins at start 0, and EM and CAVI take them all together with "kmeans++" starts up to n_starts.
+    Starts are common. Five "small-em" starts per chain are put in the order of the ELBO that a few passes of CAVI reach
+    from them: chain c of a sampler begins at start c, every method that runs once begins at start 0, and EM and CAVI
+    take them all together with "kmeans++" starts up to n_starts.
 
     Args:
         X: (N, D) counts, NaN where missing, or a Data of load_data.
@@ -233,11 +239,11 @@ def _starts(problem: Problem, *, n_starts: int, n_chains: int, seed: int) -> Cal
         counts, prior, K = problem.counts, problem.prior, problem.n_components
         return starts(counts, prior, n_components=K, n_starts=n, init=init, start=None, seed=seed)
 
-    common = draw("small-em", n_chains)
-    many = common
-    if n_starts > n_chains:
-        more = draw("kmeans++", n_starts - n_chains)
-        many = Parameters(*(torch.cat(pair) for pair in zip(common, more, strict=True)))
+    many = _best_first(problem, draw("small-em", min(n_starts, CANDIDATES * n_chains)))
+    common = Parameters(*(value[:n_chains] for value in many))
+    if n_starts > len(many.pi):
+        more = draw("kmeans++", n_starts - len(many.pi))
+        many = Parameters(*(torch.cat(pair) for pair in zip(many, more, strict=True)))
     first = Parameters(*(value[0] for value in common))
 
     def share(method: str) -> dict[str, Any]:
@@ -249,6 +255,18 @@ def _starts(problem: Problem, *, n_starts: int, n_chains: int, seed: int) -> Cal
         return {"start": common, "n_chains": n_chains} if "n_chains" in own else {"start": first}
 
     return share
+
+
+def _best_first(problem: Problem, points: Parameters) -> Parameters:
+    """Starts in the order of the ELBO that CAVI reaches from them in a few passes; as they are under a flat prior."""
+    if bool(problem.prior.f == 0):
+        return points
+    tried = cavi(
+        problem.table.X_ND, problem.n_components, prior=problem.prior, start=points, max_iter=RANKING_PASSES, n_draws=1
+    )
+    assert tried.restarts is not None
+    order = tried.restarts.objective_R.argsort(descending=True, stable=True)
+    return Parameters(*(value[order] for value in points))
 
 
 def _summary(f: Fit, log_posterior: float, best: float, partition: Tensor, matched: Parameters | None) -> Summary:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Columns of a table that are printed beside one another.
 PRINTED_COLUMNS = 12
 
+# What of the table of methods fits in a terminal; the report has all of it.
+PRINTED_HEADERS = ("method", "log posterior", "gap (nats)", "ELBO", "matched", "ESS/s", "time (s)", "converged")
+
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Refuses to write where something stands already, before any work is done.
@@ -97,12 +100,13 @@ def comparison_table(comparison: "Comparison") -> "Group":
     from rich.text import Text
 
     headers, rows = method_rows(comparison)
-    table = Table(box=None, pad_edge=False)
-    for number, header in enumerate(headers):
-        table.add_column(header, justify="left" if number == 0 else "right")
+    shown = [number for number, header in enumerate(headers) if header in PRINTED_HEADERS]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number in shown:
+        table.add_column(headers[number], justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
-    verdict = [Text(f"- {sentence}") for sentence in comparison.verdict.sentences]
+        table.add_row(*(row[number] for number in shown))
+    verdict = [Text(f"• {sentence}") for sentence in comparison.verdict.sentences]
     return Group(*verdict, Text(), table)
 
 
@@ -115,6 +119,7 @@ def method_rows(comparison: "Comparison") -> tuple[tuple[str, ...], list[tuple[s
         "ELBO",
         "ARI",
         "elpd LOO",
+        "k > 0.7",
         "R-hat",
         "matched",
         "ESS/s",
@@ -132,6 +137,7 @@ def method_rows(comparison: "Comparison") -> tuple[tuple[str, ...], list[tuple[s
                 number(row.elbo, ".2f"),
                 number(row.agreement, ".3f"),
                 loo,
+                str(row.loo.n_bad) if row.loo else "",
                 number(row.rhat_raw, ".3f"),
                 number(row.rhat_matched, ".3f"),
                 number(row.ess_per_second, ".3g"),
