@@ -101,7 +101,7 @@ def comparison_table(comparison: "Comparison") -> "Group":
 
     headers, rows = method_rows(comparison)
     shown = [number for number, header in enumerate(headers) if header in PRINTED_HEADERS]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False)
     for number in shown:
         table.add_column(headers[number], justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows:
