@@ -241,6 +241,40 @@ def test_only_reveal_shows_numbers_and_the_problem_is_the_smallest(tmp_path: Pat
     assert f"got {shown.got:.6g}, expected {shown.expected:.6g}" in shown.lines
 
 
+def leaves(value: object) -> list[object]:
+    """Everything in nested containers that is no container."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [leaf for entry in value for leaf in leaves(entry)] if isinstance(value, list) else [value]
+
+
+def test_right_numbers_are_nowhere_without_reveal(tmp_path: Path) -> None:
+    file = tmp_path / "solution.py"
+    wrong = RIGHT.replace("(s + e0 - 1)", "(s + e0)").replace("(m + a0 - 1)", "m")
+    file.write_text(wrong.replace("log_pi + log_omega + log_lambd", "log_pi + log_lambd"))
+    hidden, shown = (zipmix.check(file, quick=True, reveal=reveal) for reveal in (False, True))
+    command = ["check", str(file), "--quick", "--json"]
+    in_json, with_reveal = (
+        json.loads(CliRunner().invoke(app, command + option).stdout) for option in ([], ["--reveal"])
+    )
+    found = [finding for item in shown.items.values() for finding in item.findings]
+    assert {finding.output for finding in found} == {"omega_KD", "lambd_KD", "value"}
+    for finding in found:
+        for number in (finding.got, finding.expected):
+            assert number is not None
+            for text in (str(hidden), hidden._repr_html_()):
+                assert f"{number:.6g}" not in text
+            for text in (str(shown), shown._repr_html_()):
+                assert f"{number:.6g}" in text
+            for leaf in leaves(in_json):
+                assert not isinstance(leaf, float) or leaf != pytest.approx(number, rel=1e-6)
+            assert number in leaves(with_reveal)
+    # One's own answer and a difference of all digits would give the right one.
+    for item in in_json["items"].values():
+        for difference in [item["difference"], *(finding["difference"] for finding in item["findings"])]:
+            assert difference == float(f"{difference:.2g}")
+
+
 def test_the_report_as_table_html_and_json(tmp_path: Path) -> None:
     file = tmp_path / "<b>solution.py"
     file.write_text(

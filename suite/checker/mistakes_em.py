@@ -37,7 +37,9 @@ def falls_by_rounding_refused(problem: Problem, got: Answers) -> Answers:
 def first_parameters_returned(problem: Problem, got: Answers) -> Answers:
     own = states(problem)
     params, _ = coursework.initialize_em(own["data"], own["hyperparams"], 617)
-    return {name: value for name, value in params.items() if name in params_dictionary(em_point(got))}
+    found = params_dictionary(em_point(got))
+    same = all(bool((found[name] - value).abs().max() <= 1e-6 * value.abs().max()) for name, value in params.items())
+    return got if same else {}
 
 
 # Right: the ELBO is written down after every E-step, in the order of the iterations
