@@ -1,0 +1,53 @@
+"""What the README says is true: its example runs, its commands exist, its numbers are those of results/."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from zipmix import METHODS
+from zipmix.cli import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["full"].shape == (4406, 6)  # type: ignore[attr-defined]
+    assert "posterior" in names["summary"].groups()  # type: ignore[attr-defined]
+
+
+def test_commands_and_their_options_exist() -> None:
+    lines = [line for line in re.findall(r"^    (zipmix .*)$", README, re.M) if not line.startswith("zipmix ...")]
+    assert len(lines) >= 4
+    for line in lines:
+        command, *arguments = shlex.split(line)[1:]
+        told = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+        assert told.exit_code == 0, line
+        for option in (argument for argument in arguments if argument.startswith("--")):
+            assert option in told.output, line
+
+
+def test_the_table_of_methods_is_complete() -> None:
+    assert re.findall(r"^\| `(\w+)` \| ", README, re.M) == [name for name in ORDER if name in METHODS]
+    assert set(ORDER) == set(METHODS)
+
+
+ORDER = ("em", "pyro_map", "cavi", "online", "pyro_svi", "gibbs", "collapsed_gibbs", "pyro_nuts", "exact")
+
+
+def test_the_result_table_is_that_of_the_committed_comparison() -> None:
+    record = json.loads((ROOT / "results" / "nmes1988" / "comparison.json").read_text(encoding="utf-8"))
+    table = re.search(r"<!-- table of methods -->\n(.*?)<!-- end -->", README, re.S)
+    assert table is not None
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].strip().splitlines()][2:]
+    assert [row[0] for row in rows] == [row["method"] for row in record["methods"]]
+    for row, method in zip(rows, record["methods"], strict=True):
+        assert row[1] == f"{method['log_posterior']:.4f}"
+        assert row[2] == f"{method['gap']:.2g}"
+    assert "EM and autodiff MAP" in " ".join(record["verdict"]["sentences"])
