@@ -1,8 +1,8 @@
 """MAP by autodiff, from the Pyro program alone: the cross-check of EM.
 
-AutoDelta, z and b enumerated out (Pyro's TraceEnum_ELBO), is climbed by Adam and then polished by L-BFGS (Byrd, Lu,
-Nocedal and Zhu, 1995, by scipy) on the program's log p(X, Theta | prior) in unconstrained coordinates. The density is
-that of Theta itself, with no Jacobian, so that the optimum is the one that EM finds.
+AutoDelta, z and b enumerated out (Pyro's TraceEnum_ELBO), is climbed by Adam, on mini-batches if asked, and then
+polished by L-BFGS (Byrd, Lu, Nocedal and Zhu, 1995, by scipy) on the program's log p(X, Theta | prior) in unconstrained
+coordinates. The density is that of Theta itself, with no Jacobian, so that the optimum is the one that EM finds.
 """
 
 import time
@@ -59,6 +59,7 @@ def pyro_map(
     start: Parameters | None = None,
     n_adam: int = 100,
     learning_rate: float = 0.02,
+    batch_size: int | None = None,
     max_iter: int = 1000,
     progress: bool = False,
 ) -> Fit:
@@ -74,6 +75,8 @@ def pyro_map(
         start: starting points to use instead, (K, D) or (R, K, D).
         n_adam: steps of Adam before L-BFGS takes over; 0 leaves them out.
         learning_rate: of Adam, > 0.
+        batch_size: rows that a step of Adam looks at, drawn anew each time (`pyro.plate` with a subsample); None looks
+            at all of them. L-BFGS always does.
         max_iter: most iterations of L-BFGS.
         progress: whether to show a progress bar.
     Returns:
@@ -87,6 +90,9 @@ def pyro_map(
     check_whole(n_adam, "n_adam", at_least=0)
     check_whole(max_iter, "max_iter", at_least=1)
     check_real(learning_rate, "learning_rate")
+    if batch_size is not None:
+        check_whole(batch_size, "batch_size", at_least=1)
+        batch_size = min(batch_size, len(problem.table.X_ND))
     theta = starts(
         problem.counts,
         problem.prior,
@@ -98,7 +104,9 @@ def pyro_map(
     )
     ascents = []
     for point in zip(*theta, strict=True):
-        rough, trace_T, seconds_T = _adam(problem, Parameters(*point), n_adam, learning_rate, seed, progress)
+        rough, trace_T, seconds_T = _adam(
+            problem, Parameters(*point), n_adam, learning_rate, batch_size, seed, progress
+        )
         ascents.append(_lbfgs(problem, rough, trace_T, seconds_T, max_iter))
     best = max(ascents, key=lambda ascent: ascent.objective)
     length = max(len(ascent.trace_T) for ascent in ascents)
@@ -119,6 +127,7 @@ def pyro_map(
             start=start,
             n_adam=n_adam,
             learning_rate=learning_rate,
+            batch_size=batch_size,
             max_iter=max_iter,
         ),
         seed=seed,
@@ -141,10 +150,16 @@ def pyro_map(
 
 
 def _adam(
-    problem: Problem, start: Parameters, n_steps: int, learning_rate: float, seed: int, progress: bool
+    problem: Problem,
+    start: Parameters,
+    n_steps: int,
+    learning_rate: float,
+    batch_size: int | None,
+    seed: int,
+    progress: bool,
 ) -> tuple[Parameters, Tensor, Tensor]:
     """Climbs with AutoDelta; the global parameter store and random state are left as they were."""
-    arguments = (problem.table.X_ND, *problem.table.X_ND.shape, problem.prior)
+    arguments = (problem.table.X_ND, *problem.table.X_ND.shape, problem.prior, batch_size)
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         continuous = poutine.block(zip_mixture, expose=list(Parameters._fields))

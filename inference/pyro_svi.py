@@ -1,35 +1,44 @@
-"""Stochastic variational inference in Pyro: q(pi) Dirichlet, q(omega_kd) Beta, q(lambda_kd) Gamma.
+"""Stochastic variational inference in Pyro, with a mean-field guide over pi, omega and lambda.
 
-The mean-field guide uses the conjugate families; z and b are enumerated out of the Pyro program (TraceEnum_ELBO), so
-that they need no factor of q and the ELBO is closer to the evidence than that of a q over z and b as well. Gradients
-are reparameterised (implicitly, Figurnov, Mohamed and Mnih, 2018) and followed by Adam with a falling step.
+The guide is of the conjugate families, q(pi) Dirichlet, q(omega_kd) Beta, q(lambda_kd) Gamma, or AutoNormal:
+independent normals for the stick-breaking logits of pi, logit omega and log lambda (Kucukelbir et al., 2017). z and b
+are enumerated out of the Pyro program (TraceEnum_ELBO), so that they need no factor of q and the ELBO is closer to the
+evidence than that of a q over z and b as well. Gradients are reparameterised (implicitly for the conjugate families,
+Figurnov, Mohamed and Mnih, 2018) and followed by Adam with a falling step.
 """
 
 import time
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pyro
 import torch
 from pyro import distributions as dist
+from pyro import poutine
 from pyro.infer import SVI, TraceEnum_ELBO
+from pyro.infer.autoguide import AutoNormal, init_to_value
 from pyro.optim import ClippedAdam
-from torch.distributions import constraints
+from torch.distributions import Distribution, biject_to, constraints
 
 from zipmix.inference.loop import iterate, settled
 from zipmix.inference.pyro_map import Value
 from zipmix.inference.result import Fit, Problem, pose
-from zipmix.inference.start import Init, starts
-from zipmix.models.conjugate import Conditionals, as_distributions, complete_conditionals, log_density, mean
+from zipmix.inference.start import Init, interior, starts
+from zipmix.models.conjugate import Conditionals, as_conditionals, as_distributions, complete_conditionals
 from zipmix.models.kernel import expectation, logs
-from zipmix.models.parameters import Parameters, Prior, check_real, check_whole, require_proper
+from zipmix.models.parameters import InputError, Parameters, Prior, check_real, check_whole, require_proper
 from zipmix.models.posterior import log_posterior_at
 from zipmix.models.zip_mixture import zip_mixture
 
 # Draws behind the reported ELBO.
 ELBO_DRAWS = 1000
 
+Guide = Literal["conjugate", "normal"]
 
-def guide(initial: Conditionals) -> None:
+# q of pi, omega and lambda.
+Families = tuple[Distribution, Distribution, Distribution]
+
+
+def conjugate_guide(initial: Conditionals) -> None:
     """q(pi) q(omega) q(lambda), started at the given Dirichlet, Beta and Gamma parameters."""
     q = Conditionals(
         *(pyro.param(f"q_{name}", value, constraint=constraints.positive) for name, value in initial._asdict().items())
@@ -41,12 +50,30 @@ def guide(initial: Conditionals) -> None:
         pyro.sample("lam", dist.Gamma(q.e, q.f))
 
 
+def conjugate_families() -> Families:
+    """q as the parameter store holds it."""
+    return as_distributions(Conditionals(*(pyro.param(f"q_{name}").detach().clone() for name in Conditionals._fields)))
+
+
+def normal_families(guide: AutoNormal, prior: Prior) -> Families:
+    """q of the normal guide on the scale of the parameters, Jacobian included."""
+    pi, omega, lam = (
+        dist.TransformedDistribution(
+            dist.Normal(getattr(guide.locs, name).detach(), getattr(guide.scales, name).detach()),
+            [biject_to(family.support)],
+        )
+        for name, family in zip(Parameters._fields, as_distributions(as_conditionals(prior)), strict=True)
+    )
+    return pi, omega, lam
+
+
 def pyro_svi(
     X: Any,
     n_components: int,
     *,
     prior: Prior = Prior(),
     seed: int = 0,
+    guide: Guide = "conjugate",
     init: Init = "small-em",
     start: Parameters | None = None,
     n_steps: int = 1000,
@@ -62,6 +89,7 @@ def pyro_svi(
         n_components: K >= 1.
         prior: hyperparameters, all > 0.
         seed: of the start, the gradients and the draws.
+        guide: "conjugate" (Dirichlet, Beta, Gamma) or "normal" (Pyro's AutoNormal on the unconstrained scale).
         init: "small-em", "kmeans++" or "prior", where the start comes from.
         start: a starting point to use instead, (K, D).
         n_steps: gradient steps.
@@ -70,13 +98,15 @@ def pyro_svi(
         n_draws: S, draws of the final q to keep.
         progress: whether to show a progress bar.
     Returns:
-        parameters: the mean of q; draws (1, S, ...) from q; objective: the ELBO, an average over 1000 draws whose
-        standard error is objective_error; trace: the noisy ELBO of every step.
+        parameters: the mean of q ("normal": of its draws); draws (1, S, ...) from q; objective: the ELBO, an average
+        over 1000 draws whose standard error is objective_error; trace: the noisy ELBO of every step.
     Raises:
         InputError: data, prior or settings that cannot be used.
     """
     problem = pose(X, n_components, prior)
     require_proper(problem.prior, "pyro_svi")
+    if guide not in get_args(Guide):
+        raise InputError(f"guide must be 'conjugate' or 'normal', got {guide!r}.")
     for name, value in (("n_steps", n_steps), ("n_particles", n_particles), ("n_draws", n_draws)):
         check_whole(value, name, at_least=1)
     check_real(learning_rate, "learning_rate")
@@ -89,14 +119,19 @@ def pyro_svi(
         start=start,
         seed=seed,
     )
-    statistics, _ = expectation(problem.counts, logs(Parameters(*(value[0] for value in theta))))
-    initial = complete_conditionals(statistics, problem.prior)
+    point = Parameters(*(value[0] for value in theta))
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         arguments = (problem.table.X_ND, *problem.table.X_ND.shape, problem.prior)
         optimiser = ClippedAdam({"lr": learning_rate, "lrd": 0.01 ** (1 / n_steps)})
         elbo = TraceEnum_ELBO(max_plate_nesting=2, num_particles=n_particles)
-        svi = SVI(zip_mixture, lambda *_: guide(initial), optimiser, elbo)
+        if guide == "conjugate":
+            initial = complete_conditionals(expectation(problem.counts, logs(point))[0], problem.prior)
+            q: Any = lambda *_: conjugate_guide(initial)  # noqa: E731
+        else:
+            continuous = poutine.block(zip_mixture, expose=list(Parameters._fields))
+            q = AutoNormal(continuous, init_loc_fn=init_to_value(values=interior(point)._asdict()))
+        svi = SVI(zip_mixture, q, optimiser, elbo)
         first = Value(torch.tensor([-svi.evaluate_loss(*arguments)], dtype=torch.float64))
         _, loop = iterate(
             lambda _: Value(torch.tensor([-svi.step(*arguments)], dtype=torch.float64)),
@@ -107,14 +142,18 @@ def pyro_svi(
             progress=progress,
             label="pyro_svi",
         )
-        q = Conditionals(*(pyro.param(f"q_{name}").detach().clone() for name in Conditionals._fields))
-        objective, error = _elbo(problem, q)
-        draws = Parameters(*(family.sample((1, n_draws)) for family in as_distributions(q)))
+        families = conjugate_families() if guide == "conjugate" else normal_families(q, problem.prior)
+        objective, error = _elbo(problem, families)
+        draws = Parameters(*(family.sample((1, n_draws)) for family in families))
     trace = loop.trace_TR[:, 0]
+    means = [
+        family.mean if guide == "conjugate" else value.mean((0, 1))
+        for family, value in zip(families, draws, strict=True)
+    ]
     converged, reason = settled(trace, loop.reason)
     return Fit(
         method="pyro_svi",
-        parameters=mean(q),
+        parameters=Parameters(*means),
         draws=draws,
         objective=objective,
         trace=trace,
@@ -124,6 +163,7 @@ def pyro_svi(
         n_iter=len(trace) - 1,
         seconds=time.perf_counter() - problem.began,
         settings=dict(
+            guide=guide,
             init=init,
             start=start,
             n_steps=n_steps,
@@ -139,8 +179,9 @@ def pyro_svi(
     )
 
 
-def _elbo(problem: Problem, q: Conditionals) -> tuple[float, float]:
+def _elbo(problem: Problem, families: Families) -> tuple[float, float]:
     """E_q[log p(X, Theta) - log q(Theta)] and its Monte-Carlo standard error."""
-    theta = Parameters(*(family.sample((ELBO_DRAWS,)) for family in as_distributions(q)))
-    values_S = log_posterior_at(problem.counts, theta, problem.prior) - log_density(q, theta)
+    theta = Parameters(*(family.sample((ELBO_DRAWS,)) for family in families))
+    pi, omega, lam = (family.log_prob(value) for family, value in zip(families, theta, strict=True))
+    values_S = log_posterior_at(problem.counts, theta, problem.prior) - pi - (omega + lam).sum((-2, -1))
     return values_S.mean().item(), (values_S.std() / ELBO_DRAWS**0.5).item()

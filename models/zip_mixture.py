@@ -36,7 +36,9 @@ from zipmix.models.parameters import (
 )
 
 
-def zip_mixture(X_ND: Tensor | None, n_rows: int, n_features: int, prior: Prior) -> Tensor:
+def zip_mixture(
+    X_ND: Tensor | None, n_rows: int, n_features: int, prior: Prior, batch_size: int | None = None
+) -> Tensor:
     """The model, equations (1) to (6).
 
     Args:
@@ -44,19 +46,21 @@ def zip_mixture(X_ND: Tensor | None, n_rows: int, n_features: int, prior: Prior)
         n_rows: N, the number of rows.
         n_features: D.
         prior: hyperparameters, alpha of shape (K,).
+        batch_size: B, rows of X_ND to look at, drawn anew in each run and weighted by N / B; None looks at all.
     Returns:
-        X_ND, given or drawn.
+        The counts, given or drawn.
     """
     alpha, a, b, e, f = map(torch.as_tensor, prior)
     component = pyro.plate("component", len(alpha), dim=-2)
-    observation = pyro.plate("observation", n_rows, dim=-2)
+    observation = pyro.plate("observation", n_rows, subsample_size=batch_size, dim=-2)
     feature = pyro.plate("feature", n_features, dim=-1)
 
     pi_K = pyro.sample("pi", dist.Dirichlet(alpha))  # (1)
     with component, feature:
         omega_KD = pyro.sample("omega", dist.Beta(a, b))  # (2)
         lam_KD = pyro.sample("lam", dist.Gamma(e, f))  # (3)
-    with observation:
+    with observation as rows:
+        X_ND = X_ND if X_ND is None or batch_size is None else X_ND[rows]
         z_N = pyro.sample("z", dist.Categorical(pi_K), infer={"enumerate": "parallel"})  # (4)
         with feature:
             d = torch.arange(n_features)
