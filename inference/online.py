@@ -43,6 +43,7 @@ from zipmix.models.parameters import (
     Prior,
     check_components,
     check_prior,
+    check_real,
     check_whole,
     require_mode,
     require_proper,
@@ -134,8 +135,7 @@ def online(
         raise InputError(f"algorithm must be 'em' or 'vb', got {algorithm!r}.")
     if not 0.5 < decay <= 1:
         raise InputError(f"decay must be over 0.5 and at most 1, got {decay!r}; 0.6 is usual.")
-    if not 0 <= delay < np.inf:
-        raise InputError(f"delay must be at least 0 and finite, got {delay!r}; 1 is usual.")
+    check_real(delay, "delay", zero=True)
     K = check_components(n_components)
     prior = check_prior(prior, K)
     (require_mode if algorithm == "em" else require_proper)(prior, "online")

@@ -128,7 +128,7 @@ def test_refuses_what_cannot_be_used():
     for settings, words in [
         ({"algorithm": "map"}, "algorithm must be 'em' or 'vb', got 'map'"),
         ({"decay": 0.5}, "decay must be over 0.5"),
-        ({"delay": -1.0}, "delay must be at least 0"),
+        ({"delay": -1.0}, "delay must be a finite number >= 0"),
         ({"chunk_size": 0}, "chunk_size"),
         ({"prior": LOOSE}, r"prior\.alpha is .*no MAP"),
         ({"prior": Prior(alpha=1.0, a=1.0, b=1.0, e=1.0, f=0.0), "algorithm": "vb"}, r"prior\.f is 0"),

@@ -88,7 +88,7 @@ def test_minibatches_lead_to_the_same_optimum(batch_size):
 def test_settings_are_checked():
     for settings, words in [
         ({"batch_size": 0}, "batch_size must be a whole number >= 1, got 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be greater than 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be a finite number > 0"),
     ]:
         with pytest.raises(InputError, match=words):
             METHODS["pyro_map"]([[1.0]], 1, **settings)

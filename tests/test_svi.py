@@ -92,7 +92,7 @@ def test_elbo_of_the_normal_guide_is_that_of_pyro():
 def test_settings_are_checked():
     for settings, words in [
         ({"guide": "AutoNormal"}, "guide must be 'conjugate' or 'normal', got 'AutoNormal'"),
-        ({"learning_rate": -1.0}, "learning_rate must be greater than 0"),
+        ({"learning_rate": -1.0}, "learning_rate must be a finite number > 0"),
         ({"n_particles": 0}, "n_particles must be a whole number >= 1"),
     ]:
         with pytest.raises(InputError, match=words):
