@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from zipmix.comparison import compare as compare
     from zipmix.data import Data as Data
     from zipmix.data import load_data as load_data
+    from zipmix.estimator import ZIPMixture as ZIPMixture
     from zipmix.inference import METHODS as METHODS
     from zipmix.inference import fit as fit
     from zipmix.inference.arviz_io import load as load
@@ -46,6 +47,7 @@ _HOME = {
     "compare": "zipmix.comparison",
     "Data": "zipmix.data",
     "load_data": "zipmix.data",
+    "ZIPMixture": "zipmix.estimator",
     "METHODS": "zipmix.inference",
     "fit": "zipmix.inference",
     "load": "zipmix.inference.arviz_io",
