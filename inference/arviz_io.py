@@ -72,7 +72,7 @@ def to_arviz(fit: Fit) -> Any:
         "sample_stats": _diagnostics({"lp": lp_CS} | fit.diagnostics),
         "log_likelihood": xr.Dataset(
             {"x": (("chain", "draw", "observation"), rows_CSN.numpy())},
-            coords={"observation": np.arange(len(fit.X))},
+            coords={"observation": np.arange(fit.X.shape[0])},
         ),
         "observed_data": _observed(fit),
     }
@@ -204,7 +204,7 @@ def _posterior(fit: Fit) -> xr.Dataset:
 
 
 def _observed(fit: Fit) -> xr.Dataset:
-    coordinates = {"observation": np.arange(len(fit.X)), "feature": _unique(fit.names)}
+    coordinates = {"observation": np.arange(fit.X.shape[0]), "feature": _unique(fit.names)}
     return xr.Dataset({"x": (("observation", "feature"), fit.X.numpy())}, coords=coordinates)
 
 

@@ -137,7 +137,7 @@ def run(
         settings=lengths._asdict() | settings,
         seed=seed,
         prior=problem.prior,
-        X=problem.table.X_ND,
+        X=problem.table.X,
         names=problem.table.names,
         diagnostics={name: torch.stack([one.diagnostics[name] for one in kept], dim=1) for name in kept[0].diagnostics},
     )

@@ -53,22 +53,22 @@ def sweep(problem: Problem, state: State, rng: np.random.Generator) -> State:
     n, c, s, p, m = (value.numpy().copy() for value in state.statistics)
     alpha, a, b, e, f = (np.asarray(value) for value in problem.prior)
     D, chain = problem.counts.n_features, np.arange(len(z_CN))
-    X_ND, P_ND, *mask = (block.numpy() for block in problem.counts.A_NE.split(D, dim=1))
-    M_ND = mask[0] if mask else np.ones_like(X_ND)
+    cells_ND = problem.table.X_ND.numpy()
+    X_ND, M_ND = np.nan_to_num(cells_ND), (~np.isnan(cells_ND)).astype(np.float64)
     log_uniform = np.log(rng.random((len(X_ND), len(chain), 1)))
     uniform = rng.random((2, len(X_ND), len(chain), D))
     for i in range(len(X_ND)):
-        x, positive, seen = X_ND[i], P_ND[i], M_ND[i]
+        x, seen = X_ND[i], M_ND[i]
         at = chain, z_CN[:, i]
         zeros = c[at] - p[at]
-        b_i = np.where(positive > 0, 1.0, (uniform[0, i] * zeros < m[at] - p[at]) * seen)
-        _add(-1, at, (n, c, s, p, m), (1.0, seen, x, positive, b_i))
+        b_i = np.where(x > 0, 1.0, (uniform[0, i] * zeros < m[at] - p[at]) * seen)
+        _add(-1, at, (n, c, s, p, m), (1.0, seen, x, x > 0, b_i))
 
         # With the cell's own x and b = 1, shape and rate of lambda become e + s + x and f + m + 1.
         log_poisson = gammaln(e + s + x) - gammaln(e + s) - gammaln(x + 1)
         log_poisson += (e + s) * np.log((f + m) / (f + m + 1)) - x * np.log(f + m + 1)
         on = np.log(a + m) + log_poisson
-        off = np.where(positive > 0, -np.inf, np.log(b + c - m))
+        off = np.where(x > 0, -np.inf, np.log(b + c - m))
         either = np.logaddexp(on, off)
         log_p = np.log(alpha + n) + ((either - np.log(a + b + c)) * seen).sum(-1)
 
@@ -76,7 +76,7 @@ def sweep(problem: Problem, state: State, rng: np.random.Generator) -> State:
         z_CN[:, i] = (log_uniform[i] + below[:, -1:] > below).sum(1)
         at = chain, z_CN[:, i]
         b_i = (np.log(uniform[1, i]) < (on - either)[at]) * seen
-        _add(+1, at, (n, c, s, p, m), (1.0, seen, x, positive, b_i))
+        _add(+1, at, (n, c, s, p, m), (1.0, seen, x, x > 0, b_i))
     counted = Statistics(*(torch.from_numpy(value) for value in (n, c, s, p, m)))
     return _with_parameters(problem, torch.from_numpy(z_CN), counted, rng)
 

@@ -141,7 +141,7 @@ def em(
         ),
         seed=seed,
         prior=problem.prior,
-        X=problem.table.X_ND,
+        X=problem.table.X,
         names=problem.table.names,
         restarts=Restarts(loop.objective_R, loop.n_iter_R, loop.converged_R, loop.trace_TR),
     )

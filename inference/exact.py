@@ -159,7 +159,7 @@ def exact(X: Any, n_components: int, *, prior: Prior = Prior(), seed: int = 0, n
 def enumeration(problem: Problem) -> Enumeration:
     """All partitions of the rows into at most K blocks, or all K^N labellings where alpha is unequal."""
     symmetric = _symmetric(problem.prior)
-    mask_PK = _assignments(len(problem.counts.A_NE), problem.n_components, symmetric)
+    mask_PK = _assignments(problem.counts.n_rows, problem.n_components, symmetric)
     mask_U, block = np.unique(np.append(mask_PK.ravel(), mask_PK.dtype.type(0)), return_inverse=True)
     block_PK = torch.from_numpy(block[:-1].reshape(mask_PK.shape))
     blocks = _blocks(problem, mask_U)
@@ -196,7 +196,7 @@ def _assignments(n_rows: int, K: int, symmetric: bool) -> np.ndarray:
 
 
 def _blocks(problem: Problem, mask_U: np.ndarray) -> Blocks:
-    n_rows = len(problem.counts.A_NE)
+    n_rows = problem.counts.n_rows
     bits = [((mask_U >> i) & 1).astype(np.float64) for i in range(n_rows)]
     member_UN = torch.from_numpy(np.stack(bits, axis=1))
     sums = statistics(problem.counts, member_UN.T, torch.zeros_like)

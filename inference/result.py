@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from zipmix.models.counts import Counts, Table, as_counts, as_table
+from zipmix.models.counts import Counts, Table, as_counts, as_dense, as_table
 from zipmix.models.kernel import log_joint, log_likelihood, logs, responsibilities, rho
 from zipmix.models.parameters import Parameters, Prior, check_components, check_prior
 from zipmix.models.posterior import blocks
@@ -76,7 +77,7 @@ class Fit:
     settings: dict[str, Any]
     seed: int
     prior: Prior
-    X: Tensor = field(repr=False)  # (N, D) the data, NaN where missing
+    X: Tensor | csr_array = field(repr=False)  # (N, D) the data as they came, dense or sparse, NaN where missing
     names: tuple[str, ...] = field(repr=False)  # D names of columns
     objective_error: float = 0.0  # Monte-Carlo standard error of the objective
     restarts: Restarts | None = field(default=None, repr=False)
@@ -115,7 +116,7 @@ class Fit:
             X: (N, D) counts, NaN where missing; the data of the fit where None.
         """
         counts = self._counts(X)
-        n_rows = len(counts.A_NE)
+        n_rows = counts.n_rows
         total_NN = torch.zeros(n_rows, n_rows, dtype=torch.float64)
         n_points = 0
         for points in self._points(n_rows):
@@ -134,8 +135,7 @@ class Fit:
         Args:
             X: (N, D) counts, NaN where missing; the data of the fit where None.
         """
-        X_ND = self.X if X is None else self._table(X).X_ND
-        counts = as_counts(X_ND)
+        counts, X_ND = self._counts(X), as_dense(self.X if X is None else self._table(X).X)
         expected_ND = self._average(counts, lambda p: p.omega * p.lam)
         return torch.where(X_ND.isnan(), expected_ND, X_ND)
 
@@ -147,8 +147,7 @@ class Fit:
         Args:
             X: (N, D) counts, NaN where missing; the data of the fit where None.
         """
-        X_ND = self.X if X is None else self._table(X).X_ND
-        counts = as_counts(X_ND)
+        counts, X_ND = self._counts(X), as_dense(self.X if X is None else self._table(X).X)
         zero_ND = self._average(counts, lambda p: 1 - rho(logs(p)))
         P_ND = torch.where(X_ND == 0, zero_ND, 0.0)
         if counts.has_missing:
@@ -181,7 +180,7 @@ class Fit:
         return as_table(X, n_features=self.X.shape[1])
 
     def _counts(self, X: Any) -> Counts:
-        return as_counts(self.X if X is None else self._table(X).X_ND)
+        return as_counts(self.X if X is None else self._table(X).X)
 
     def _points(self, n_rows: int) -> Iterator[Parameters]:
         """Blocks of points (S, ...) to average over: the parameters, or evenly spaced draws."""
@@ -194,8 +193,8 @@ class Fit:
 
     def _average(self, counts: Counts, table: Any) -> Tensor:
         """sum_k r_ik table_kd, averaged over the points, (N, D)."""
-        total_ND, n_points = torch.zeros(len(counts.A_NE), counts.n_features, dtype=torch.float64), 0
-        for points in self._points(len(counts.A_NE)):
+        total_ND, n_points = torch.zeros(counts.n_rows, counts.n_features, dtype=torch.float64), 0
+        for points in self._points(counts.n_rows):
             R_SNK = responsibilities(log_joint(counts, logs(points)))[0]
             R_NJ = R_SNK.movedim(0, 1).flatten(1)
             total_ND.addmm_(R_NJ, table(points).flatten(0, 1))
@@ -222,4 +221,4 @@ def pose(X: Any, n_components: int, prior: Prior) -> Problem:
     began = time.perf_counter()
     table = as_table(X)
     K = check_components(n_components)
-    return Problem(table, as_counts(table.X_ND), check_prior(prior, K), K, began)
+    return Problem(table, as_counts(table.X), check_prior(prior, K), K, began)

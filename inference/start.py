@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zipmix.models.conjugate import Conditionals, as_conditionals, complete_conditionals, draw, mean
-from zipmix.models.counts import Counts
+from zipmix.models.counts import Counts, as_dense
 from zipmix.models.kernel import Statistics, expectation, logs, statistics
 from zipmix.models.parameters import (
     InputError,
@@ -96,52 +96,58 @@ def _stack(points: list[Parameters]) -> Parameters:
 
 
 def _partition_means(counts: Counts, prior: Prior, n_components: int, rngs: list[np.random.Generator]) -> Parameters:
-    rows: slice | Tensor = slice(None)
-    A_NE = counts.A_NE
-    if len(A_NE) > SEEDING_ROWS:
-        chosen = rngs[0].choice(len(A_NE), SEEDING_ROWS, replace=False)
-        rows = torch.from_numpy(np.sort(chosen))
-    few = Counts(A_NE[rows], counts.log_factorial_N[rows], counts.n_features)
-    Y_ND = _root_counts(few)
-    labels_RN = torch.stack([_nearest_seed(Y_ND, n_components, rng) for rng in rngs])
+    few = counts
+    if counts.n_rows > SEEDING_ROWS:
+        chosen = rngs[0].choice(counts.n_rows, SEEDING_ROWS, replace=False)
+        few = counts.take(torch.from_numpy(np.sort(chosen)))
+    labels_RN = _nearest_seeds(few, n_components, rngs)
     R_NK = torch.nn.functional.one_hot(labels_RN, n_components).to(torch.float64)
     # Each component is given one average row more, so that none starts empty; a zero is structural half of the time.
     n, c, s, p, m = statistics(few, R_NK, lambda zeros_KD: zeros_KD / 2)
-    share = 1 / len(few.A_NE)
+    share = 1 / few.n_rows
     every = [field.sum(1, keepdim=True) * share for field in (c, s, p, m)]
     smoothed = Statistics(n + 1, *(field + average for field, average in zip((c, s, p, m), every, strict=True)))
     return mean(complete_conditionals(smoothed, prior))
 
 
-def _root_counts(counts: Counts) -> Tensor:
-    """sqrt(x), with the mean of its column where a cell is missing, (N, D)."""
-    X_ND, _, *mask = counts.A_NE.split(counts.n_features, dim=1)
-    Y_ND = X_ND.sqrt()
-    if not mask:
-        return Y_ND
-    M_ND = mask[0]
-    column_D = Y_ND.sum(0) / M_ND.sum(0).clamp_min(1)
-    return torch.where(M_ND > 0, Y_ND, column_D)
-
-
-def _nearest_seed(Y_ND: Tensor, n_components: int, rng: np.random.Generator) -> Tensor:
-    """For every row the number of the nearest of K rows chosen by k-means++, (N,)."""
-    n_rows = len(Y_ND)
-    squares_N = (Y_ND**2).sum(1)
-    nearest_N = torch.full((n_rows,), torch.inf, dtype=torch.float64)
-    label_N = torch.zeros(n_rows, dtype=torch.int64)
-    seed_row = int(rng.integers(n_rows))
+def _nearest_seeds(counts: Counts, n_components: int, rngs: list[np.random.Generator]) -> Tensor:
+    """For every row the number of the nearest of K rows chosen by k-means++, once for every generator, (R, N)."""
+    n_rows, n_runs = counts.n_rows, len(rngs)
+    root_X = as_dense(counts.X).sqrt() if isinstance(counts.X, Tensor) else counts.X.astype(np.float64).sqrt()
+    root = counts._replace(X=root_X, letters=None)
+    _, observed_1D, sum_1D, *_ = statistics(root, torch.ones(n_rows, 1, dtype=torch.float64), lambda zeros: zeros)
+    # sqrt(x), with the mean of its column where a cell is missing.
+    column_D = (sum_1D / observed_1D.clamp_min(1)).squeeze(0)
+    one_D, none_RD = torch.ones_like(column_D), torch.zeros(n_runs, len(column_D), dtype=torch.float64)
+    squares_N = _times(counts, torch.cat([one_D, 0 * one_D, column_D**2])[None])[0]
+    nearest_RN = torch.full((n_runs, n_rows), torch.inf, dtype=torch.float64)
+    label_RN = torch.zeros(n_runs, n_rows, dtype=torch.int64)
+    seed_R = torch.tensor([int(rng.integers(n_rows)) for rng in rngs])
     for k in range(n_components):
-        distance_N = (squares_N - 2 * (Y_ND @ Y_ND[seed_row]) + squares_N[seed_row]).clamp_min(0.0)
-        closer_N = distance_N < nearest_N
-        label_N[closer_N] = k
-        nearest_N = torch.minimum(nearest_N, distance_N)
-        reach_N = nearest_N.cumsum(0)
-        # Fewer distinct rows than components: any row will do.
-        total = float(reach_N[-1])
-        seed_row = (
-            min(int(torch.searchsorted(reach_N, rng.random() * total, right=True)), n_rows - 1)
-            if total > 0
-            else int(rng.integers(n_rows))
-        )
-    return label_N
+        seeds = root.take(seed_R)
+        y_RD = as_dense(seeds.X)
+        if seeds.missing is not None:
+            y_RD = torch.where(as_dense(seeds.missing) > 0, column_D, y_RD)
+        products_RN = _times(root, torch.cat([y_RD, none_RD, y_RD * column_D], dim=1))
+        distance_RN = (squares_N - 2 * products_RN + squares_N[seed_R, None]).clamp_min(0.0)
+        label_RN[distance_RN < nearest_RN] = k
+        nearest_RN = torch.minimum(nearest_RN, distance_RN)
+        reach_RN = nearest_RN.cumsum(1)
+        seed_R = torch.tensor([_reached(reach_N, rng) for reach_N, rng in zip(reach_RN, rngs, strict=True)])
+    return label_RN
+
+
+def _reached(reach_N: Tensor, rng: np.random.Generator) -> int:
+    """A row drawn with probability proportional to what it adds to the cumulative sum."""
+    total = float(reach_N[-1])
+    # Fewer distinct rows than components: any row will do.
+    if total == 0:
+        return int(rng.integers(len(reach_N)))
+    return min(int(torch.searchsorted(reach_N, rng.random() * total, right=True)), len(reach_N) - 1)
+
+
+def _times(counts: Counts, W_JE: Tensor) -> Tensor:
+    """W @ [X, P, Q].T, (J, N)."""
+    W_EJ, none_J = counts.encode(W_JE.T.contiguous()), torch.zeros(len(W_JE), dtype=torch.float64)
+    chunks = counts.chunks(0, counts.n_rows, len(W_JE), torch.float64)
+    return torch.cat([rows.scores(W_EJ, none_J) for _, rows in chunks], dim=1)

@@ -1,62 +1,167 @@
 """The table of counts: what users hand over, checked, and the form in which the kernel reads it.
 
-Users bring torch tensors, NumPy arrays, lists, pandas frames, SciPy sparse matrices or AnnData. NaN means missing.
+Users bring torch tensors, NumPy arrays, lists, pandas frames, SciPy sparse matrices or AnnData. NaN means missing. A
+sparse table stays sparse: its cost, in time and memory, follows its non-zeros.
 """
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array, issparse
 from torch import Tensor
 
 from zipmix.models.parameters import InputError
+from zipmix.models.rows import CHUNK, DenseRows, Letters, SparseRows, cut, dense_rows, ones_like, spell
+
+# Non-zeros in a sparse chunk, beyond which it is cut whatever the cache holds.
+SPARSE_CHUNK = 2**22
+
+# Counts up to which log x! is looked up and not worked out.
+LOOKED_UP = 2**16
 
 
 class Table(NamedTuple):
     """A checked table of counts with the names of its columns."""
 
-    X_ND: Tensor  # (N, D) float64; whole numbers >= 0, NaN where missing
+    X: Tensor | csr_array  # (N, D) whole numbers >= 0, NaN where missing: float64 or an integer type, dense or sparse
     names: tuple[str, ...]  # D names of columns
+
+    @property
+    def X_ND(self) -> Tensor:
+        """The table made dense, float64, for methods that need every cell."""
+        return as_dense(self.X)
 
 
 class Counts(NamedTuple):
-    """The table as the kernel multiplies it: one block A = [X, P] per row, or [X, P, M] where cells are missing."""
+    """The table as the kernel reads it, in the smallest integer type that holds it."""
 
-    A_NE: Tensor  # (N, 2 D) or (N, 3 D): counts (0 where missing), P = 1[X > 0], M = 1[observed]
+    X: Tensor | csr_array  # (N, D) counts, 0 where missing
+    missing: Tensor | csr_array | None  # (N, D) bool; None where no cell is missing
     log_factorial_N: Tensor  # (N,)  sum over d of log x_id!
-    n_features: int  # D
+    letters: Letters | None = None  # the same counts in letters, where they are sparse and of few kinds
+
+    @property
+    def n_rows(self) -> int:
+        """N."""
+        return self.X.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.X.shape[1]
 
     @property
     def has_missing(self) -> bool:
-        """Whether A carries the mask M."""
-        return self.A_NE.shape[1] == 3 * self.n_features
+        """Whether any cell is missing."""
+        return self.missing is not None
+
+    @property
+    def n_columns(self) -> int:
+        """E, the columns of A = [X, P], or [X, P, Q] where cells are missing."""
+        return self.n_features * (3 if self.has_missing else 2)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row of A, on average."""
+        cells = self.X.numel() if isinstance(self.X, Tensor) else self.X.nnz
+        return max(1, self.n_columns * cells // (self.n_rows * self.n_features))
+
+    def chunks(
+        self, start: int, stop: int, n_products: int, dtype: torch.dtype
+    ) -> Iterator[tuple[slice, DenseRows | SparseRows]]:
+        """Rows start to stop in chunks that stay in the cache, each good until the next is asked for.
+
+        Args:
+            start: first row.
+            stop: row after the last.
+            n_products: J, columns that a chunk is multiplied with.
+            dtype: of the products.
+        """
+        most = max(self.width, n_products) if isinstance(self.X, Tensor) else n_products
+        size = max(1, min(CHUNK // most, SPARSE_CHUNK // self.width))
+        memory_NE = torch.empty(
+            min(size, stop - start) if isinstance(self.X, Tensor) else 0, self.n_columns, dtype=dtype
+        )
+        for low in range(start, stop, size):
+            rows = slice(low, min(low + size, stop))
+            if isinstance(self.X, Tensor):
+                yield rows, dense_rows(self.X[rows], None if self.missing is None else self.missing[rows], memory_NE)
+            elif self.letters is not None:
+                yield rows, SparseRows((cut(self.letters.H_NU, rows, dtype),))
+            else:
+                X = cut(self.X, rows, dtype)
+                mask = () if self.missing is None else (cut(self.missing, rows, dtype),)
+                yield rows, SparseRows((X, ones_like(X), *mask))
+
+    def encode(self, W_EJ: Tensor) -> Tensor:
+        """The factor W of A @ W as the chunks multiply it: B @ W where they are spelt in letters, W elsewhere."""
+        W_EJ = W_EJ[: self.n_columns]
+        return W_EJ if self.letters is None else torch.from_numpy(self.letters.B_UE.astype(_numpy(W_EJ)) @ W_EJ.numpy())
+
+    def no_sums(self, n_products: int) -> Tensor:
+        """Zeros to which the chunks add R @ A, for J products."""
+        columns = self.n_columns if self.letters is None else self.letters.B_UE.shape[0]
+        if isinstance(self.X, Tensor):
+            return torch.zeros(n_products, columns, dtype=torch.float64)
+        return torch.zeros(columns, n_products, dtype=torch.float64).T
+
+    def decode(self, sums: Tensor) -> tuple[Tensor, ...]:
+        """What the chunks have summed as the blocks R @ X, R @ P and, where cells are missing, R @ Q, each (J, D)."""
+        sums_JE = sums if self.letters is None else torch.from_numpy((self.letters.B_UE.T @ sums.numpy().T).T)
+        return sums_JE.split(self.n_features, dim=-1)
+
+    def take(self, rows_N: Tensor) -> "Counts":
+        """The counts of some rows."""
+        index = rows_N if isinstance(self.X, Tensor) else rows_N.numpy()
+        return Counts(
+            self.X[index], None if self.missing is None else self.missing[index], self.log_factorial_N[rows_N]
+        )
 
 
-def as_counts(X_ND: Tensor) -> Counts:
+def as_counts(X: Tensor | csr_array) -> Counts:
     """The kernel's form of a checked table.
 
     Args:
-        X_ND: (N, D) float64 counts, NaN where missing.
+        X: (N, D) counts, NaN where missing, as in Table.
     """
-    M_ND = ~X_ND.isnan()
-    X0_ND = X_ND.nan_to_num(0.0)
-    blocks = [X0_ND, (X0_ND > 0).to(X_ND.dtype)]
-    if not bool(M_ND.all()):
-        blocks.append(M_ND.to(X_ND.dtype))
-    return Counts(torch.cat(blocks, dim=1), torch.lgamma(X0_ND + 1).sum(1), X_ND.shape[1])
+    if isinstance(X, Tensor):
+        missing = X.isnan()
+        whole = _smallest(X.nan_to_num(0.0) if bool(missing.any()) else X)
+        log_factorial_N = torch.cat([_log_factorial(rows).sum(1) for rows in whole.split(max(1, CHUNK // X.shape[1]))])
+        return Counts(whole, missing if bool(missing.any()) else None, log_factorial_N)
+    missing = np.isnan(X.data)
+    whole, absent = X, None
+    if missing.any():
+        absent = csr_array((missing, X.indices, X.indptr), shape=X.shape)
+        absent.eliminate_zeros()
+        whole = csr_array((np.nan_to_num(X.data), X.indices, X.indptr), shape=X.shape)
+        whole.eliminate_zeros()
+    data = _smallest(torch.from_numpy(whole.data))
+    whole = csr_array((data.numpy(), whole.indices, whole.indptr), shape=X.shape)
+    each = np.append(_log_factorial(data).numpy(), 0.0)
+    # reduceat of an empty row is its next entry, not 0.
+    sums = np.where(np.diff(whole.indptr) > 0, np.add.reduceat(each, whole.indptr[:-1]), 0.0)
+    return Counts(whole, absent, torch.from_numpy(sums), spell(whole, absent))
+
+
+def as_dense(X: Tensor | csr_array) -> Tensor:
+    """A table as in Table, made dense, (N, D) float64."""
+    return X.to(torch.float64) if isinstance(X, Tensor) else torch.from_numpy(X.toarray().astype(np.float64))
 
 
 def as_table(X: Any, n_features: int | None = None) -> Table:
-    """Any table of counts as a checked float64 tensor.
+    """Any table of counts, checked.
 
     Args:
         X: torch tensor, NumPy array, nested list, pandas frame, SciPy sparse matrix or AnnData, of shape (N, D) with
-            N, D >= 1; whole numbers >= 0, NaN where missing.
+            N, D >= 1; whole numbers >= 0, NaN where missing. In a sparse matrix, cells that are not stored are zeros,
+            and cells stored twice are summed, as SciPy does.
         n_features: the number of columns to insist on, where a fit has fixed it.
     Returns:
-        The table and the names of its columns ("x0", "x1", ... where X has none).
+        The table, sparse where X is, and the names of its columns ("x0", "x1", ... where X has none).
     Raises:
         InputError: negative, fractional, infinite or text entries, no rows or columns, or a wrong shape.
     """
@@ -67,35 +172,79 @@ def as_table(X: Any, n_features: int | None = None) -> Table:
         names = list(X.columns)
         _refuse_text_columns(X)
         X = X.to_numpy(dtype=np.float64, na_value=np.nan)
-    if hasattr(X, "toarray"):
-        X = X.toarray()
-    X_ND = _as_float64(X)
-    if X_ND.ndim != 2:
-        hint = " For a single column, use X[:, None]." if X_ND.ndim == 1 else ""
-        raise InputError(f"X must have two axes, rows and columns; got shape {tuple(X_ND.shape)}.{hint}")
-    n_rows, n_columns = X_ND.shape
+    table = _as_csr(X) if issparse(X) else _as_tensor(X)
+    if table.ndim != 2:
+        hint = " For a single column, use X[:, None]." if table.ndim == 1 else ""
+        raise InputError(f"X must have two axes, rows and columns; got shape {tuple(table.shape)}.{hint}")
+    n_rows, n_columns = table.shape
     if n_rows == 0 or n_columns == 0:
         raise InputError(f"X must have at least one row and one column; got {n_rows} rows and {n_columns} columns.")
     if n_features is not None and n_columns != n_features:
         raise InputError(f"X must have the {n_features} columns of the fit; got {n_columns}.")
     labels = tuple(str(name) for name in names) if names is not None else tuple(f"x{d}" for d in range(n_columns))
-    _refuse(X_ND.isinf(), X_ND, labels, "infinite")
-    _refuse(X_ND < 0, X_ND, labels, "negative")
-    _refuse((X_ND.floor() != X_ND) & ~X_ND.isnan(), X_ND, labels, "fractional")
-    return Table(X_ND, labels)
+    check_cells(table, labels)
+    return Table(table, labels)
 
 
 ALLOWED = "counts are whole numbers >= 0, with NaN for a missing cell"
 
 
-def _refuse(bad_ND: Tensor, X_ND: Tensor, names: tuple[str, ...], word: str) -> None:
-    if not bool(bad_ND.any()):
-        return
-    i, d = (int(index) for index in bad_ND.nonzero()[0])
-    raise InputError(
-        f"X has {int(bad_ND.sum())} {word} cell(s), the first in row {i}, column {d} ({names[d]!r}): "
-        f"{X_ND[i, d].item():g}; {ALLOWED}."
-    )
+def check_cells(X: Tensor | csr_array, names: tuple[str, ...], first_row: int = 0, source: str = "X") -> None:
+    """Refuses what is no count, and says where the first of it is.
+
+    Args:
+        X: (N, D) numbers.
+        names: D names of columns.
+        first_row: the number of the first row in the source.
+        source: what the message calls the table.
+    Raises:
+        InputError: negative, fractional or infinite cells.
+    """
+    cells = X if isinstance(X, Tensor) else torch.from_numpy(X.data)
+    kinds = {"infinite": torch.isinf, "negative": lambda part: part < 0}
+    if cells.is_floating_point():
+        kinds["fractional"] = lambda part: (part.floor() != part) & ~part.isnan()
+    for word, is_bad in kinds.items():
+        n_bad, first = 0, -1
+        for start, part in zip(range(0, len(cells), _step(cells)), cells.split(_step(cells)), strict=True):
+            bad = is_bad(part)
+            if bool(bad.any()):
+                n_bad += int(bad.sum())
+                first = first if first >= 0 else start * part[0].numel() + int(bad.flatten().nonzero()[0])
+        if n_bad:
+            if isinstance(X, Tensor):
+                i, d = divmod(first, X.shape[1])
+            else:
+                i, d = int(np.searchsorted(X.indptr, first, side="right")) - 1, int(X.indices[first])
+            raise InputError(
+                f"{source} has {n_bad} {word} cell(s), the first in row {first_row + i}, column {d} ({names[d]!r}): "
+                f"{cells.flatten()[first].item():g}; {ALLOWED}."
+            )
+
+
+def _step(cells: Tensor) -> int:
+    """Rows that are looked at together, so that no temporary is as large as the table."""
+    return max(1, CHUNK // (cells.shape[1] if cells.ndim == 2 else 1))
+
+
+def _numpy(tensor: Tensor) -> type:
+    return np.float64 if tensor.dtype == torch.float64 else np.float32
+
+
+def _smallest(whole: Tensor) -> Tensor:
+    """Whole numbers in the smallest integer type that holds them."""
+    largest = float(whole.max()) if whole.numel() else 0.0
+    types = (torch.uint8, torch.int16, torch.int32, torch.int64)
+    return whole.to(next(kind for kind in types if largest <= torch.iinfo(kind).max or kind == torch.int64))
+
+
+def _log_factorial(whole: Tensor) -> Tensor:
+    """log x! of integers, in float64."""
+    largest = int(whole.max()) if whole.numel() else 0
+    if largest > LOOKED_UP:
+        return torch.lgamma(whole.to(torch.float64) + 1)
+    table = torch.lgamma(torch.arange(largest + 1, dtype=torch.float64) + 1)
+    return table.index_select(0, whole.flatten().to(torch.int32)).reshape(whole.shape)
 
 
 def _refuse_text_columns(frame: Any) -> None:
@@ -113,13 +262,16 @@ def _refuse_text_columns(frame: Any) -> None:
             )
 
 
-def _as_float64(X: Any) -> Tensor:
+def _as_tensor(X: Any) -> Tensor:
+    """X as float64, or as it is where it holds integers."""
     try:
-        if isinstance(X, Tensor):
-            return _real(X).detach().to(device="cpu", dtype=torch.float64)
         if isinstance(X, np.ma.MaskedArray):
             X = np.ma.filled(X.astype(np.float64), np.nan)
-        return torch.from_numpy(_real(np.array(X)).astype(np.float64))
+        if not isinstance(X, Tensor):
+            array = _real(np.array(X))
+            X = torch.from_numpy(array if array.dtype in INTEGERS else array.astype(np.float64))
+        X = _real(X).detach().cpu().to_dense()
+        return X if X.dtype in KEPT else X.to(torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"X must be a table of numbers, got {_culprit(X)}; {ALLOWED}.") from None
 
@@ -142,3 +294,23 @@ def _culprit(X: Any) -> str:
                 where = "".join(f", {axis} {i}" for axis, i in zip(("row", "column"), index, strict=False))
                 return f"{reprlib.repr(cell)}{where.replace(',', ' in', 1)}"
     return f"{type(X).__name__} of {getattr(X, 'dtype', 'unknown type')}"
+
+
+INTEGERS = (np.uint8, np.int16, np.int32, np.int64)
+KEPT = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+def _as_csr(X: Any) -> csr_array:
+    """X in canonical form: rows in order, every cell once, no zero stored; what it was made from is left as it was."""
+    if X.dtype.kind not in "buif":
+        raise InputError(f"X must be a table of numbers, got a sparse matrix of {X.dtype}; {ALLOWED}.")
+    table = csr_array(X)
+    if not table.has_canonical_format:
+        table = table.copy()
+        table.sum_duplicates()
+    if table.data.dtype not in INTEGERS:
+        table = table.astype(np.float64)
+    if not table.data.all():
+        table = table.copy()
+        table.eliminate_zeros()
+    return table

@@ -8,11 +8,12 @@ With P = 1[X > 0] and tables u, v, w, l of shape (K, D) for log omega, log(1 - o
     rho       = exp(u - w - zero)                                              P(b = 1 | x = 0, k, d)     question 1d
 
 and, given responsibilities R (N, K), the sufficient statistics n = sum_i R, s = R.T @ X, p = R.T @ P, which are one
-product R.T @ A with A = [X, P]. A missing cell adds nothing: with the mask M, M @ zero.T takes the place of the row sum
-of zero, and c = R.T @ M, the expected number of observed cells, takes the place of n.
+product R.T @ A with A = [X, P]. A missing cell adds nothing: with Q = 1[missing], Q @ zero.T is taken off again, and
+c = n - R.T @ Q, the expected number of observed cells, takes the place of n.
 
 Batch axes (restarts, chains, draws) stand in front and share one product: X @ (D x batch * K). Tensors of shape
-(..., N, K) are views of memory laid out (..., K, N), so that sums over components run along contiguous rows.
+(..., N, K) are views of memory laid out (..., K, N), so that sums over components run along contiguous rows. Rows come
+in chunks that stay in the cache (rows.py), dense or sparse, and the dtype of the tables is that of the products.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from zipmix.models.counts import Counts
 from zipmix.models.parameters import Parameters
+from zipmix.models.rows import in_parts
 
 # log 0, kept finite so that 0 * log 0 is 0 in a matrix product; below every -lambda that a count can lead to.
 LOG_ZERO = -1e15
@@ -48,6 +50,14 @@ class Statistics(NamedTuple):
     m: Tensor  # (..., K, D)  cells with b = 1
 
 
+class Weights(NamedTuple):
+    """The tables as a chunk multiplies them: log_joint + sum_d log x! = A @ W + bias, batch and K flattened to J."""
+
+    W_EJ: Tensor  # as counts.encode returns it
+    bias_J: Tensor
+    batch: torch.Size  # (..., K), of product J
+
+
 def logs(parameters: Parameters) -> Logs:
     """Logs of a point of the parameter space, floored at a finite value.
 
@@ -68,6 +78,14 @@ def rho(logs: Logs) -> Tensor:
     return torch.exp(logs.u - logs.w - log_zero(logs))
 
 
+def weights(counts: Counts, logs: Logs) -> Weights:
+    """The tables of A @ W + bias, in the dtype of the logs."""
+    zero = log_zero(logs)
+    W_KE = torch.cat([logs.l, logs.u - logs.w - zero, -zero], dim=-1)
+    bias_K = logs.log_pi + zero.sum(-1)
+    return Weights(counts.encode(W_KE.flatten(0, -2).T.contiguous()), bias_K.flatten(), logs.log_pi.shape)
+
+
 def log_joint(counts: Counts, logs: Logs) -> Tensor:
     """log p(x_i, z_i = k | Theta) with b summed out, for every row and component (question 1e).
 
@@ -77,16 +95,14 @@ def log_joint(counts: Counts, logs: Logs) -> Tensor:
     Returns:
         (..., N, K)
     """
-    zero = log_zero(logs)
-    tables = [logs.l, logs.u - logs.w - zero]
-    log_pi = logs.log_pi
-    if counts.has_missing:
-        tables.append(zero)
-    else:
-        log_pi = log_pi + zero.sum(-1)
-    W_KE = torch.cat(tables, dim=-1)
-    joint_KN = (W_KE.flatten(0, -2) @ counts.A_NE.T).unflatten(0, log_pi.shape)
-    return joint_KN.add_(log_pi[..., None]).sub_(counts.log_factorial_N).mT
+    W_EJ, bias_J, batch = weights(counts, logs)
+
+    def part(start: int, stop: int) -> Tensor:
+        chunks = counts.chunks(start, stop, len(bias_J), bias_J.dtype)
+        return torch.cat([rows.scores(W_EJ, bias_J) for _, rows in chunks], dim=1)
+
+    parts = in_parts(counts.n_rows, _width(counts, len(bias_J)), part)
+    return torch.cat(parts, dim=1).sub_(counts.log_factorial_N).unflatten(0, batch).mT
 
 
 def responsibilities(log_joint_NK: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +116,7 @@ def responsibilities(log_joint_NK: Tensor) -> tuple[Tensor, Tensor]:
     top = log_joint_NK.amax(-1, keepdim=True)
     R_NK = log_joint_NK.sub_(top).exp_()
     total = R_NK.sum(-1, keepdim=True)
-    return R_NK.div_(total), (top + total.log()).squeeze(-1)
+    return R_NK.mul_(total.reciprocal()), (top + total.log()).squeeze(-1)
 
 
 def statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
@@ -113,11 +129,16 @@ def statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tensor], Te
             that number where b is summed out, a Binomial draw of it in Gibbs.
     """
     R_KN = R_NK.mT
-    n = R_KN.sum(-1)
-    sums = (R_KN.flatten(0, -2) @ counts.A_NE).unflatten(0, n.shape)
-    s, p, *mask = sums.split(counts.n_features, dim=-1)
-    c = mask[0] if mask else n[..., None].expand_as(p)
-    return Statistics(n, c, s, p, p + b_given_zero((c - p).clamp_min(0.0)))
+    R_JN = R_KN.flatten(0, -2)
+
+    def part(start: int, stop: int) -> Tensor:
+        sums = counts.no_sums(len(R_JN))
+        for chunk, rows in counts.chunks(start, stop, len(R_JN), R_JN.dtype):
+            rows.add_sums(R_JN[:, chunk], sums)
+        return sums
+
+    parts = in_parts(counts.n_rows, _width(counts, len(R_JN)), part)
+    return _from_sums(counts, R_KN.sum(-1), sum(parts[1:], start=parts[0]), b_given_zero)
 
 
 def expectation(counts: Counts, logs: Logs) -> tuple[Statistics, Tensor]:
@@ -129,9 +150,23 @@ def expectation(counts: Counts, logs: Logs) -> tuple[Statistics, Tensor]:
     Returns:
         The statistics, and the log likelihood (...), z and b summed out.
     """
-    R_NK, log_likelihood_N = responsibilities(log_joint(counts, logs))
+    W_EJ, bias_J, batch = weights(counts, logs)
+
+    def part(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        sums, n_K = counts.no_sums(len(bias_J)), torch.zeros(batch, dtype=torch.float64)
+        log_likelihood = torch.zeros(batch[:-1], dtype=torch.float64)
+        for _, rows in counts.chunks(start, stop, len(bias_J), bias_J.dtype):
+            R_NK, log_likelihood_N = responsibilities(rows.scores(W_EJ, bias_J).unflatten(0, batch).mT)
+            rows.add_sums(R_NK.mT.flatten(0, -2), sums)
+            n_K += R_NK.sum(-2)
+            log_likelihood += log_likelihood_N.sum(-1, dtype=torch.float64)
+        return sums, n_K, log_likelihood
+
+    parts = in_parts(counts.n_rows, _width(counts, len(bias_J)), part)
+    sums, n_K, log_likelihood = (sum(values[1:], start=values[0]) for values in zip(*parts, strict=True))
     rho_KD = rho(logs)
-    return statistics(counts, R_NK, lambda zeros_KD: rho_KD * zeros_KD), log_likelihood_N.sum(-1)
+    expected = _from_sums(counts, n_K, sums, lambda zeros_KD: rho_KD * zeros_KD)
+    return expected, log_likelihood - counts.log_factorial_N.sum()
 
 
 def log_likelihood(counts: Counts, parameters: Parameters) -> Tensor:
@@ -144,6 +179,17 @@ def log_likelihood(counts: Counts, parameters: Parameters) -> Tensor:
         (..., N)
     """
     return responsibilities(log_joint(counts, logs(parameters)))[1]
+
+
+def _from_sums(counts: Counts, n: Tensor, sums: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
+    s, p, *q = (block.unflatten(0, n.shape) for block in counts.decode(sums))
+    c = n[..., None] - q[0] if q else n[..., None].expand_as(p)
+    return Statistics(n, c, s, p, p + b_given_zero((c - p).clamp_min(0.0)))
+
+
+def _width(counts: Counts, n_columns: int) -> int:
+    """Numbers in a row of the larger table of a chunk."""
+    return max(counts.width, n_columns)
 
 
 def _floor(log: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ def log_posterior(X: Any, parameters: Parameters, prior: Prior = Prior()) -> Ten
     """
     table = as_table(X)
     n_components = torch.as_tensor(parameters.pi).shape[-1] if isinstance(parameters, Parameters) else 1
-    points = check_parameters(parameters, n_components, table.X_ND.shape[1])
-    return log_posterior_at(as_counts(table.X_ND), points, check_prior(prior, n_components))
+    points = check_parameters(parameters, n_components, table.X.shape[1])
+    return log_posterior_at(as_counts(table.X), points, check_prior(prior, n_components))
 
 
 def log_posterior_at(counts: Counts, points: Parameters, prior: Prior) -> Tensor:
@@ -42,7 +42,7 @@ def rows_log_likelihood(counts: Counts, points: Parameters) -> Tensor:
     """log p(x_i | Theta) of every row at every point, in blocks that fit in memory, (..., N)."""
     batch = points.pi.shape[:-1]
     flat = Parameters(*(value.reshape(-1, *value.shape[len(batch) :]) for value in points))
-    rows = torch.cat([log_likelihood(counts, block) for block in blocks(flat, len(counts.A_NE))])
+    rows = torch.cat([log_likelihood(counts, block) for block in blocks(flat, counts.n_rows)])
     return rows.reshape(*batch, -1)
 
 

@@ -1,0 +1,151 @@
+"""How rows of counts arrive at the kernel: a chunk at a time, dense or sparse, with the two products that it needs.
+
+A chunk stands for A = [X, P] or, where cells are missing, [X, P, Q], with P = 1[X > 0] and Q = 1[missing]. The kernel
+multiplies it from either side, A @ W and R @ A, and knows nothing else about it. A chunk is small enough that A and the
+table of responsibilities stay in the cache between the two products.
+
+Letters: N rows of a chunk, E columns of A (2 D or 3 D), J columns of W, one for each component of each batch entry.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, reduce
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+Result = TypeVar("Result")
+
+# Numbers in the larger table of a chunk, A or the responsibilities: 2 MB of float64, a core's share of the cache.
+CHUNK = 2**18
+
+# Pairs (column, count) beyond which a table over them leaves the cache.
+MOST_CODES = 2**15
+
+
+class DenseRows(NamedTuple):
+    """A chunk whose A is a table."""
+
+    A_NE: Tensor
+
+    def scores(self, W_EJ: Tensor, bias_J: Tensor) -> Tensor:
+        """(A @ W + bias).T, (J, N)."""
+        return torch.addmm(bias_J[:, None], W_EJ.T, self.A_NE.T)
+
+    def add_sums(self, R_JN: Tensor, sums_JE: Tensor) -> None:
+        """Adds R @ A to sums (J, E), float64."""
+        if R_JN.dtype == sums_JE.dtype:
+            sums_JE.addmm_(R_JN, self.A_NE)
+        else:
+            sums_JE.add_(R_JN @ self.A_NE)
+
+
+class SparseRows(NamedTuple):
+    """A chunk of which the non-zeros alone are stored; the cost of a product follows their number."""
+
+    blocks: tuple[csr_array, ...]  # side by side they are A
+
+    def scores(self, W_EJ: Tensor, bias_J: Tensor) -> Tensor:
+        """(A @ W + bias).T, (J, N)."""
+        products = (block @ W for block, W in zip(self.blocks, self._split(W_EJ.numpy()), strict=True))
+        return torch.from_numpy(reduce(np.add, products)).add_(bias_J).T
+
+    def add_sums(self, R_JN: Tensor, sums_JE: Tensor) -> None:
+        """Adds R @ A to sums (J, E), float64."""
+        R_NJ = R_JN.T.contiguous().numpy()
+        for block, sums_EJ in zip(self.blocks, self._split(sums_JE.numpy().T), strict=True):
+            sums_EJ += block.T @ R_NJ
+
+    def _split(self, table_EJ: np.ndarray) -> list[np.ndarray]:
+        return np.split(table_EJ, np.cumsum([block.shape[1] for block in self.blocks])[:-1])
+
+
+def dense_rows(X_ND: Tensor, missing_ND: Tensor | None, out_NE: Tensor) -> DenseRows:
+    """Integer counts, 0 where missing, as a chunk in the floating-point memory of out."""
+    n_rows, D = X_ND.shape
+    A_NE = out_NE[:n_rows]
+    A_NE[:, :D] = X_ND
+    A_NE[:, D : 2 * D] = X_ND > 0
+    if missing_ND is not None:
+        A_NE[:, 2 * D :] = missing_ND
+    return DenseRows(A_NE)
+
+
+class Letters(NamedTuple):
+    """Sparse counts in an alphabet of the U pairs (column, count) that occur: A = H @ B, where H is all ones.
+
+    A product with H goes once over the non-zeros, one with [X, P, Q] up to three times.
+    """
+
+    H_NU: csr_array  # bool: whether the row has the letter
+    B_UE: csr_array  # the row of A that a letter stands for: its count in X, 1 in P, or 1 in Q
+
+
+def spell(X_ND: csr_array, missing_ND: csr_array | None) -> Letters | None:
+    """Sparse counts in letters, or None where there would be too many of them to be worth it."""
+    n_rows, D = X_ND.shape
+    largest = int(X_ND.data.max(initial=0))
+    n_codes = D * (largest + 2)
+    if n_codes > X_ND.nnz or n_codes > MOST_CODES:
+        return None
+    code = csr_array((X_ND.data.astype(np.int32), X_ND.indices, X_ND.indptr), shape=X_ND.shape)
+    if missing_ND is not None:
+        code = code + missing_ND.astype(np.int32) * (largest + 1)
+    code_of_cell = code.indices * (largest + 2) + code.data
+    occurs = np.zeros(n_codes, dtype=bool)
+    occurs[code_of_cell] = True
+    column, count = np.divmod(np.flatnonzero(occurs).astype(np.int32), largest + 2)
+    letter_of_code = (np.cumsum(occurs) - 1).astype(np.int32)
+    H_NU = csr_array(
+        (np.ones(code.nnz, dtype=bool), letter_of_code[code_of_cell], code.indptr), shape=(n_rows, len(column))
+    )
+    letter, is_missing = np.arange(len(column)), count > largest
+    there, absent = np.flatnonzero(~is_missing), np.flatnonzero(is_missing)
+    entries = np.concatenate([count[there], np.ones(len(there) + len(absent))])
+    rows = np.concatenate([there, there, absent])
+    columns = np.concatenate([column[there], D + column[there], 2 * D + column[absent]])
+    n_blocks = 2 if missing_ND is None else 3
+    return Letters(H_NU, csr_array((entries, (rows, columns)), shape=(len(letter), n_blocks * D)))
+
+
+def cut(matrix: csr_array, rows: slice, dtype: torch.dtype) -> csr_array:
+    """Rows of a sparse matrix as a chunk, their indices shared and not copied."""
+    indptr = matrix.indptr[rows.start : rows.stop + 1]
+    cells = slice(indptr[0], indptr[-1])
+    data = matrix.data[cells].astype(np.float64 if dtype == torch.float64 else np.float32)
+    return csr_array((data, matrix.indices[cells], indptr - indptr[0]), shape=(len(indptr) - 1, matrix.shape[1]))
+
+
+def ones_like(matrix: csr_array) -> csr_array:
+    """The non-zeros of a sparse matrix made 1."""
+    return csr_array((np.ones_like(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def in_parts(n_rows: int, size: int, function: Callable[[int, int], Result]) -> list[Result]:
+    """function(start, stop) of contiguous parts of the rows, one part for each of torch's threads.
+
+    A part runs on one core from its first chunk to its last, so that threads wait for one another once in a pass and
+    not once in a product.
+
+    Args:
+        n_rows: rows to share out.
+        size: numbers in a row's larger table; parts of less than a chunk are not worth a thread.
+        function: called with the bounds of each part, in parallel.
+    Returns:
+        The results in the order of the rows.
+    """
+    n_parts = min(torch.get_num_threads(), max(1, n_rows * size // CHUNK))
+    if n_parts == 1:
+        return [function(0, n_rows)]
+    bounds = [n_rows * i // n_parts for i in range(n_parts + 1)]
+    return list(_threads(n_parts, os.getpid()).map(function, bounds[:-1], bounds[1:]))
+
+
+@cache
+def _threads(n: int, process: int) -> ThreadPoolExecutor:
+    """n threads in which torch itself starts no others; threads do not survive a fork, hence the process id."""
+    return ThreadPoolExecutor(n, thread_name_prefix="zipmix", initializer=torch.set_num_threads, initargs=(1,))
