@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import xarray as xr
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from zipmix.inference.result import Fit, Restarts
 from zipmix.models.conjugate import as_conditionals, log_density
-from zipmix.models.counts import as_counts
+from zipmix.models.counts import as_counts, as_dense
 from zipmix.models.parameters import InputError, Parameters, Prior
 from zipmix.models.posterior import rows_log_likelihood
 from zipmix.models.zip_mixture import Simulation
@@ -94,7 +95,7 @@ def save(fit: Fit, path: Path, *, overwrite: bool) -> Path:
         raise InputError(f"path: the folder {path.parent} does not exist; make it first.")
     groups = {
         "posterior": _posterior(fit),
-        "observed_data": _observed(fit),
+        "observed_data": _stored(fit),
         "diagnostics": _diagnostics(fit.diagnostics),
         "point": _dataset(fit.parameters, (), fit.names),
         "trace": xr.Dataset(
@@ -159,7 +160,7 @@ def load(path: str | Path) -> Fit:
         trace_seconds=_tensor(groups["trace"], "seconds"),
         settings={name: _decode(value) for name, value in metadata["settings"].items()},
         prior=Prior(*(torch.tensor(value, dtype=torch.float64) for value in metadata["prior"])),
-        X=_tensor(groups["observed_data"], "x"),
+        X=_unstored(groups["observed_data"]),
         names=tuple(metadata["names"]),
         restarts=restarts,
         diagnostics={str(name): _tensor(groups["diagnostics"], str(name)) for name in groups["diagnostics"]},
@@ -205,7 +206,22 @@ def _posterior(fit: Fit) -> xr.Dataset:
 
 def _observed(fit: Fit) -> xr.Dataset:
     coordinates = {"observation": np.arange(fit.X.shape[0]), "feature": _unique(fit.names)}
-    return xr.Dataset({"x": (("observation", "feature"), fit.X.numpy())}, coords=coordinates)
+    return xr.Dataset({"x": (("observation", "feature"), as_dense(fit.X).numpy())}, coords=coordinates)
+
+
+def _stored(fit: Fit) -> xr.Dataset:
+    """The data as they came: a dense table, or the three arrays of a sparse one."""
+    if isinstance(fit.X, Tensor):
+        return _observed(fit)
+    parts = {"data": fit.X.data, "indices": fit.X.indices, "indptr": fit.X.indptr}
+    return xr.Dataset({name: ((name,), part) for name, part in parts.items()}, attrs={"shape": fit.X.shape})
+
+
+def _unstored(dataset: xr.Dataset) -> Tensor | csr_array:
+    if "x" in dataset:
+        return _tensor(dataset, "x")
+    parts = tuple(dataset[name].to_numpy() for name in ("data", "indices", "indptr"))
+    return csr_array(parts, shape=tuple(int(size) for size in dataset.attrs["shape"]))
 
 
 def _dataset(parameters: Parameters, batch: tuple[str, ...], names: tuple[str, ...]) -> xr.Dataset:

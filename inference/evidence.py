@@ -95,7 +95,7 @@ def log_evidence_chib(fit: Fit, *, seed: int = 0) -> Evidence:
             relabelled_log_density(
                 complete_conditionals(draw_statistics(counts, logs(points), rng)[0], fit.prior), fit.parameters
             )
-            for points in blocks(flat, len(counts.A_NE))
+            for points in blocks(flat, counts.n_rows)
         ]
     )
     log_ordinate, error = _log_mean(log_density_S.reshape(fit.draws.pi.shape[:2]))
@@ -265,7 +265,7 @@ def _longest_step(
 
 
 def _log_tempered_GS(problem: Problem, particles: Particles, power: float) -> Tensor:
-    values = [log_tempered(problem.counts, part, power) for part in blocks(particles.theta, len(problem.counts.A_NE))]
+    values = [log_tempered(problem.counts, part, power) for part in blocks(particles.theta, problem.counts.n_rows)]
     return torch.cat(values).reshape(particles.log_weight_GS.shape)
 
 
@@ -299,7 +299,7 @@ def _reweighted(particles: Particles, log_increment_GS: Tensor, rng: np.random.G
 def _sweep(problem: Problem, theta: Parameters, power: float, rng: np.random.Generator) -> Parameters:
     """One Gibbs sweep at a power, for all particles."""
     drawn = []
-    for part in blocks(theta, len(problem.counts.A_NE)):
+    for part in blocks(theta, problem.counts.n_rows):
         statistics, _ = draw_statistics(problem.counts, tempered(part, power), rng)
         scaled = Statistics(*(power * value for value in statistics))
         drawn.append(draw(complete_conditionals(scaled, problem.prior), rng))

@@ -64,7 +64,7 @@ class State(NamedTuple):
 def absorb(state: State | None, chunk: Counts, tables: Logs, gamma: float) -> tuple[State, Tensor]:
     """Takes a chunk into the averages; the second result is the chunk's own log likelihood per row, (R,)."""
     statistics, log_likelihood = expectation(chunk, tables)
-    n_rows = len(chunk.log_factorial_N)
+    n_rows = chunk.n_rows
     own, own_R = Statistics(*(value / n_rows for value in statistics)), log_likelihood / n_rows
     if state is None:
         return State(own, own_R, 1, n_rows), own_R
@@ -142,9 +142,9 @@ def online(
     rng = np.random.default_rng([seed, 1_000_003])
     streamed = is_stream(X)
     table, source = _stream(X) if streamed else _shuffled(as_table(X), chunk_size, n_passes, rng)
-    counts = as_counts(table.X_ND)
+    counts = as_counts(table.X)
     theta = starts(counts, prior, n_components=K, n_starts=n_starts, init=init, start=start, seed=seed)
-    n_rows = None if streamed else len(table.X_ND)
+    n_rows = None if streamed else counts.n_rows
     n_chunks = None if n_rows is None else n_passes * -(-n_rows // chunk_size)
 
     tables, state, reason = logs(theta), None, ""
@@ -196,7 +196,7 @@ def online(
         ),
         seed=seed,
         prior=prior,
-        X=table.X_ND,
+        X=table.X,
         names=table.names,
         restarts=Restarts(
             objective_R,
@@ -229,10 +229,10 @@ def _stream(X: Iterable[Any]) -> tuple[Table, Iterator[Counts]]:
     table = as_table(first)
 
     def chunks() -> Iterator[Counts]:
-        yield as_counts(table.X_ND)
+        yield as_counts(table.X)
         for number, chunk in numbered:
             try:
-                yield as_counts(as_table(chunk, n_features=table.X_ND.shape[1]).X_ND)
+                yield as_counts(as_table(chunk, n_features=table.X.shape[1]).X)
             except InputError as error:
                 raise InputError(f"chunk {number} of the stream, counted from 0: {error}") from None
 
@@ -242,9 +242,11 @@ def _stream(X: Iterable[Any]) -> tuple[Table, Iterator[Counts]]:
 def _shuffled(table: Table, chunk_size: int, n_passes: int, rng: np.random.Generator) -> tuple[Table, Iterator[Counts]]:
     """The table, and its rows in chunks, in a new order for every pass."""
 
+    counts = as_counts(table.X)
+
     def chunks() -> Iterator[Counts]:
         for _ in range(n_passes):
-            for rows in torch.from_numpy(rng.permutation(len(table.X_ND))).split(chunk_size):
-                yield as_counts(table.X_ND[rows])
+            for rows in torch.from_numpy(rng.permutation(counts.n_rows)).split(chunk_size):
+                yield counts.take(rows)
 
     return table, chunks()

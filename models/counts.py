@@ -116,9 +116,9 @@ class Counts(NamedTuple):
     def take(self, rows_N: Tensor) -> "Counts":
         """The counts of some rows."""
         index = rows_N if isinstance(self.X, Tensor) else rows_N.numpy()
-        return Counts(
-            self.X[index], None if self.missing is None else self.missing[index], self.log_factorial_N[rows_N]
-        )
+        missing = None if self.missing is None else self.missing[index]
+        letters = None if self.letters is None else self.letters._replace(H_NU=self.letters.H_NU[index])
+        return Counts(self.X[index], missing, self.log_factorial_N[rows_N], letters)
 
 
 def as_counts(X: Tensor | csr_array) -> Counts:
@@ -135,9 +135,11 @@ def as_counts(X: Tensor | csr_array) -> Counts:
     missing = np.isnan(X.data)
     whole, absent = X, None
     if missing.any():
-        absent = csr_array((missing, X.indices, X.indptr), shape=X.shape)
+        absent, whole = (
+            csr_array((data, X.indices, X.indptr), shape=X.shape, copy=True)
+            for data in (missing, np.nan_to_num(X.data))
+        )
         absent.eliminate_zeros()
-        whole = csr_array((np.nan_to_num(X.data), X.indices, X.indptr), shape=X.shape)
         whole.eliminate_zeros()
     data = _smallest(torch.from_numpy(whole.data))
     whole = csr_array((data.numpy(), whole.indices, whole.indptr), shape=X.shape)

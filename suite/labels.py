@@ -100,7 +100,7 @@ def relabel(draws: Parameters, X: Any, reference: Parameters, *, max_iter: int =
         InputError: X or max_iter that cannot be used.
     """
     check_whole(max_iter, "max_iter", at_least=1)
-    counts = as_counts(as_table(X, n_features=draws.omega.shape[-1]).X_ND)
+    counts = as_counts(as_table(X, n_features=draws.omega.shape[-1]).X)
     flat = Parameters(*(value.flatten(0, 1) for value in draws))
     order_SK = matching(flat, reference)
     losses: list[float] = []

@@ -64,7 +64,7 @@ def draw_partitions(fit: Fit, *, n_draws: int = 500, seed: int = 0) -> Tensor:
         every = torch.linspace(0, len(flat.pi) - 1, min(n_draws, len(flat.pi))).round().to(torch.int64)
         points = Parameters(*(value[every] for value in flat))
     counts = as_counts(fit.X)
-    parts = blocks(points, len(fit.X))
+    parts = blocks(points, counts.n_rows)
     return torch.cat([draw_z(responsibilities(log_joint(counts, logs(part)))[0], rng).argmax(-1) for part in parts])
 
 

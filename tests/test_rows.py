@@ -1,0 +1,218 @@
+"""How rows arrive changes nothing: dense, integer, sparse, chunked, in parts and batched, held to the model by cells."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from torch.distributions import Poisson
+
+import zipmix
+from zipmix import InputError, Parameters, Prior
+from zipmix.models import counts as counts_module
+from zipmix.models import rows as rows_module
+from zipmix.models.counts import as_counts, as_table
+from zipmix.models.kernel import expectation, log_joint, logs, rho, statistics
+from zipmix.models.rows import SparseRows
+
+N, D, K, R = 97, 7, 3, 4
+NAN = float("nan")
+
+
+def point(seed, batch=(R,), d=D):
+    rng = np.random.default_rng(seed)
+    pi = rng.dirichlet(np.ones(K), size=batch)
+    omega, lam = rng.beta(1, 1, size=(*batch, K, d)), rng.gamma(1.0, 4.0, size=(*batch, K, d))
+    return Parameters(*(torch.from_numpy(value) for value in (pi, omega, lam)))
+
+
+def table(seed, density=0.4, missing=0.0, scale=6.0, n=N, d=D):
+    rng = np.random.default_rng(seed)
+    X = rng.poisson(scale, size=(n, d)) * (rng.random((n, d)) < density).astype(float)
+    X[rng.random((n, d)) < missing] = NAN
+    return X
+
+
+def cell_by_cell(X, theta):
+    """Statistics and log p(x_i, z_i = k), from N x K x D densities of the model's equations (4) to (6)."""
+    X = torch.as_tensor(X, dtype=torch.float64)
+    observed = ~X.isnan()
+    x = X.nan_to_num(0.0)[:, None]
+    omega, lam = theta.omega[..., None, :, :], theta.lam[..., None, :, :]
+    on = omega.log() + Poisson(lam).log_prob(x)
+    off = torch.where(x == 0, torch.log1p(-omega), -torch.inf)
+    either = torch.logaddexp(on, off)
+    cell = torch.where(observed[:, None], either, 0.0)
+    joint = theta.pi.log()[..., None, :] + cell.sum(-1)
+    log_rows = joint.logsumexp(-1)
+    R_NK = (joint - log_rows[..., None]).exp()
+    seen = R_NK[..., None] * observed[:, None]
+    b = (on - either).exp()
+    return joint, log_rows.sum(-1), (R_NK.sum(-2), *((seen * part).sum(-3) for part in (1, x, x > 0, b)))
+
+
+def close(got, want, tolerance=1e-10):
+    scale = want.abs().max().clamp_min(1.0)
+    assert got.shape == want.shape
+    assert (got - want).abs().max() <= tolerance * scale
+
+
+FORMS = {
+    "float64": lambda X: X,
+    "tensor": torch.from_numpy,
+    "csr": sp.csr_matrix,
+    "csc": sp.csc_array,
+    "coo": sp.coo_array,
+    "torch sparse": lambda X: torch.from_numpy(X).to_sparse(),
+}
+INTEGER_FORMS = {
+    "int64": lambda X: X.astype(np.int64),
+    "uint8": lambda X: X.astype(np.uint8),
+    "uint16": lambda X: X.astype(np.uint16),
+    "csr of int16": lambda X: sp.csr_array(X.astype(np.int16)),
+    "bool": lambda X: X > 0,
+}
+
+
+@pytest.fixture(params=["one chunk", "small chunks", "two threads"])
+def arrival(request, monkeypatch):
+    """Chunks so small that every pass has many, the last of them short; and parts in threads."""
+    if request.param != "one chunk":
+        for module in (rows_module, counts_module):
+            monkeypatch.setattr(module, "CHUNK", 100)
+    if request.param == "two threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
+def test_every_form_gives_the_statistics_of_the_model(form, missing, wide, arrival):
+    d = 40 if wide else D
+    X, theta = table(1, missing=missing, d=d, density=0.1 if wide else 0.4), point(2, d=d)
+    if wide:
+        X[3, 5] = 30_000
+    counts = as_counts(as_table(FORMS[form](X)).X)
+    joint, log_likelihood, expected = cell_by_cell(X, theta)
+    got, got_log_likelihood = expectation(counts, logs(theta))
+    close(got_log_likelihood, log_likelihood)
+    for a, b in zip(got, expected, strict=True):
+        close(a, b)
+    close(log_joint(counts, logs(theta)), joint)
+    R_NK = joint.softmax(-1)
+    rho_KD = rho(logs(theta))
+    for a, b in zip(statistics(counts, R_NK, lambda zeros: rho_KD * zeros), expected, strict=True):
+        close(a, b)
+
+
+@pytest.mark.parametrize("form", INTEGER_FORMS)
+def test_integers_are_kept_and_give_the_same(form):
+    X = table(3)
+    X = X > 0 if form == "bool" else X
+    counts = as_counts(as_table(INTEGER_FORMS[form](X)).X)
+    for a, b in zip(expectation(counts, logs(point(4)))[0], cell_by_cell(X * 1.0, point(4))[2], strict=True):
+        close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("largest", "kind"), [(255, torch.uint8), (256, torch.int16), (40_000, torch.int32), (5_000_000_000, torch.int64)]
+)
+def test_counts_are_held_in_the_smallest_integer_type(largest, kind):
+    X = table(5)
+    X[2, 3] = largest
+    dense, sparse = as_counts(as_table(X).X), as_counts(as_table(sp.csr_array(X)).X)
+    assert dense.X.dtype == kind
+    assert torch.from_numpy(sparse.X.data).dtype == kind
+    close(dense.log_factorial_N, torch.lgamma(torch.from_numpy(X) + 1).sum(1), 1e-14)
+    close(sparse.log_factorial_N, dense.log_factorial_N, 1e-14)
+
+
+def test_few_kinds_of_counts_are_spelt_in_letters_and_many_are_not():
+    few, many = table(6, n=2000), table(6, scale=4000.0)
+    assert as_counts(as_table(sp.csr_array(few)).X).letters is not None
+    assert as_counts(as_table(sp.csr_array(many)).X).letters is None
+    for X in (few, many):
+        counts = as_counts(as_table(sp.csr_array(X)).X)
+        assert all(isinstance(rows, SparseRows) for _, rows in counts.chunks(0, len(X), 5, torch.float64))
+        for a, b in zip(expectation(counts, logs(point(7)))[0], cell_by_cell(X, point(7))[2], strict=True):
+            close(a, b)
+
+
+def test_batches_of_points_are_the_points_one_by_one():
+    X, theta = as_counts(as_table(table(8, missing=0.1)).X), point(9, batch=(2, R))
+    together, value = expectation(X, logs(theta))
+    for i in range(2):
+        for r in range(R):
+            alone, alone_value = expectation(X, logs(Parameters(*(field[i, r] for field in theta))))
+            close(value[i, r], alone_value, 1e-12)
+            for a, b in zip(together, alone, strict=True):
+                close(a[i, r], b, 1e-12)
+
+
+def test_rows_taken_out_of_a_sparse_table_are_those_rows():
+    X = table(10, missing=0.1, n=2000)
+    rows = torch.tensor([5, 1, 17, 1])
+    for form in (X, sp.csr_array(X)):
+        taken = as_counts(as_table(form).X).take(rows)
+        for a, b in zip(expectation(taken, logs(point(11)))[0], cell_by_cell(X[rows], point(11))[2], strict=True):
+            close(a, b)
+
+
+def test_explicit_zeros_are_zeros_and_duplicates_are_summed():
+    rows, columns, values = [0, 0, 1, 2, 2], [1, 1, 0, 2, 0], [2.0, 3.0, 0.0, 1.0, NAN]
+    X = sp.coo_array((values, (rows, columns)), shape=(3, 3))
+    want = np.array([[0, 5, 0], [0, 0, 0], [NAN, 0, 1.0]])
+    parsed = as_table(X)
+    assert parsed.X.nnz == 3
+    np.testing.assert_array_equal(parsed.X_ND.numpy(), want)
+    assert X.nnz == 5
+    unsorted = sp.csr_array((np.array([1.0, 0.0, 4.0]), np.array([2, 0, 1]), np.array([0, 3])), shape=(1, 3))
+    np.testing.assert_array_equal(as_table(unsorted).X_ND.numpy(), [[0, 4, 1]])
+    assert unsorted.indices.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(("value", "word"), [(-1.0, "negative"), (1.5, "fractional"), (np.inf, "infinite")])
+@pytest.mark.parametrize("form", ["float64", "csr", "coo", "csc"])
+def test_bad_cells_are_named_by_row_and_column(value, word, form):
+    X = table(12)
+    X[60, 4] = X[61, 1] = value
+    with pytest.raises(
+        InputError, match=rf"X has 2 {word} cell\(s\), the first in row 60, column 4 \('x4'\): {value:g};"
+    ):
+        as_table(FORMS[form](X))
+
+
+@pytest.mark.parametrize("method", ["em", "cavi", "gibbs"])
+def test_a_fit_of_a_sparse_table_is_the_fit_of_the_dense_one(method, tmp_path):
+    X = zipmix.simulate(300, 5, 3, prior=Prior(a=1.0, b=4.0), seed=1).X.numpy()
+    X[4, 2] = NAN
+    settings = dict(n_warmup=5, n_draws=10) if method == "gibbs" else dict(n_starts=3)
+    dense, sparse = (zipmix.fit(form, 2, method, seed=3, **settings) for form in (X, sp.csr_matrix(X)))
+    assert sparse.objective == pytest.approx(dense.objective, rel=1e-10)
+    close(sparse.responsibilities(), dense.responsibilities(), 1e-4)  # EM stops on its objective
+    close(sparse.impute(), dense.impute(), 1e-4)
+    assert sp.issparse(sparse.X)
+    again = zipmix.load(sparse.save(tmp_path / "fit.nc"))
+    assert (again.X != sparse.X).sum() == 1  # NaN differs from itself
+    close(again.score_samples(), sparse.score_samples(), 1e-14)
+    assert again.to_arviz()["observed_data"]["x"].shape == X.shape
+
+
+WIDE = """
+import resource, numpy as np, scipy.sparse as sp, zipmix
+rng = np.random.default_rng(0)
+X = sp.random_array((4_000, 20_000), density=0.005, format="csr", rng=rng)
+X.data = np.ceil(5 * X.data)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+fit = zipmix.fit(X, 3, n_starts=1, max_iter=3)
+fit.predict()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def test_a_wide_sparse_table_is_never_made_dense():
+    """Dense, the table alone is 640 MB; the fit has to do with less than half of that."""
+    done = subprocess.run([sys.executable, "-c", WIDE], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 300e6
