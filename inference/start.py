@@ -122,7 +122,8 @@ def _nearest_seeds(counts: Counts, n_components: int, rngs: list[np.random.Gener
     squares_N = _times(counts, torch.cat([one_D, 0 * one_D, column_D**2])[None])[0]
     nearest_RN = torch.full((n_runs, n_rows), torch.inf, dtype=torch.float64)
     label_RN = torch.zeros(n_runs, n_rows, dtype=torch.int64)
-    seed_R = torch.tensor([int(rng.integers(n_rows)) for rng in rngs])
+    first, uniform = zip(*((int(rng.integers(n_rows)), rng.random(n_components)) for rng in rngs), strict=True)
+    seed_R, uniform_KR = torch.tensor(first), torch.from_numpy(np.stack(uniform, axis=1))
     for k in range(n_components):
         seeds = root.take(seed_R)
         y_RD = as_dense(seeds.X)
@@ -133,17 +134,10 @@ def _nearest_seeds(counts: Counts, n_components: int, rngs: list[np.random.Gener
         label_RN[distance_RN < nearest_RN] = k
         nearest_RN = torch.minimum(nearest_RN, distance_RN)
         reach_RN = nearest_RN.cumsum(1)
-        seed_R = torch.tensor([_reached(reach_N, rng) for reach_N, rng in zip(reach_RN, rngs, strict=True)])
+        # Where there are fewer distinct rows than components, all of them are reached, and the last will do.
+        at_R1 = (uniform_KR[k] * reach_RN[:, -1])[:, None]
+        seed_R = torch.searchsorted(reach_RN, at_R1, right=True).squeeze(1).clamp_max(n_rows - 1)
     return label_RN
-
-
-def _reached(reach_N: Tensor, rng: np.random.Generator) -> int:
-    """A row drawn with probability proportional to what it adds to the cumulative sum."""
-    total = float(reach_N[-1])
-    # Fewer distinct rows than components: any row will do.
-    if total == 0:
-        return int(rng.integers(len(reach_N)))
-    return min(int(torch.searchsorted(reach_N, rng.random() * total, right=True)), len(reach_N) - 1)
 
 
 def _times(counts: Counts, W_JE: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How rows arrive changes nothing: dense, integer, sparse, chunked, in parts and batched, held to the model by cells."""
+"""How rows arrive changes nothing: dense, sparse, integer, in chunks, parts and batches, held to the model by cells."""
 
 import subprocess
 import sys
