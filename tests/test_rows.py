@@ -216,3 +216,8 @@ def test_a_wide_sparse_table_is_never_made_dense():
     """Dense, the table alone is 640 MB; the fit has to do with less than half of that."""
     done = subprocess.run([sys.executable, "-c", WIDE], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 300e6
+
+
+def test_a_sparse_matrix_of_complex_numbers_is_refused():
+    with pytest.raises(InputError, match="a sparse matrix of complex128"):
+        as_table(sp.csr_array(np.eye(3, dtype=complex)))
