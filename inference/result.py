@@ -119,7 +119,7 @@ class Fit:
         n_rows = counts.n_rows
         total_NN = torch.zeros(n_rows, n_rows, dtype=torch.float64)
         n_points = 0
-        for points in self._points(n_rows):
+        for points in self.points(n_rows):
             R_SNK = responsibilities(log_joint(counts, logs(points)))[0]
             R_NJ = R_SNK.movedim(0, -1).flatten(1)
             total_NN.addmm_(R_NJ, R_NJ.T)
@@ -154,6 +154,19 @@ class Fit:
             P_ND = torch.where(X_ND.isnan(), self._average(counts, lambda p: 1 - p.omega), P_ND)
         return P_ND
 
+    def points(self, n_rows: int) -> Iterator[Parameters]:
+        """Points to average a prediction over, in blocks (S, ...): the parameters, or evenly spaced draws.
+
+        Args:
+            n_rows: of the table that is predicted; blocks are cut so that their tables fit in memory.
+        """
+        if self.draws is None:
+            yield Parameters(*(value.unsqueeze(0) for value in self.parameters))
+            return
+        flat = Parameters(*(value.flatten(0, 1) for value in self.draws))
+        every = torch.linspace(0, len(flat.pi) - 1, min(PREDICTIVE_DRAWS, len(flat.pi))).round().to(torch.int64)
+        yield from blocks(Parameters(*(value[every] for value in flat)), n_rows)
+
     def to_arviz(self) -> Any:
         """The fit for ArviZ: groups posterior, sample_stats, log_likelihood (of rows) and observed_data.
 
@@ -182,19 +195,10 @@ class Fit:
     def _counts(self, X: Any) -> Counts:
         return as_counts(self.X if X is None else self._table(X).X)
 
-    def _points(self, n_rows: int) -> Iterator[Parameters]:
-        """Blocks of points (S, ...) to average over: the parameters, or evenly spaced draws."""
-        if self.draws is None:
-            yield Parameters(*(value.unsqueeze(0) for value in self.parameters))
-            return
-        flat = Parameters(*(value.flatten(0, 1) for value in self.draws))
-        every = torch.linspace(0, len(flat.pi) - 1, min(PREDICTIVE_DRAWS, len(flat.pi))).round().to(torch.int64)
-        yield from blocks(Parameters(*(value[every] for value in flat)), n_rows)
-
     def _average(self, counts: Counts, table: Any) -> Tensor:
         """sum_k r_ik table_kd, averaged over the points, (N, D)."""
         total_ND, n_points = torch.zeros(counts.n_rows, counts.n_features, dtype=torch.float64), 0
-        for points in self._points(counts.n_rows):
+        for points in self.points(counts.n_rows):
             R_SNK = responsibilities(log_joint(counts, logs(points)))[0]
             R_NJ = R_SNK.movedim(0, 1).flatten(1)
             total_ND.addmm_(R_NJ, table(points).flatten(0, 1))

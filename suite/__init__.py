@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from zipmix.models.posterior import log_posterior as log_posterior
     from zipmix.models.zip_mixture import Simulation as Simulation
     from zipmix.models.zip_mixture import simulate as simulate
+    from zipmix.plates import plot_plates as plot_plates
     from zipmix.plots import plot_affinity as plot_affinity
     from zipmix.plots import plot_counts as plot_counts
     from zipmix.plots import plot_forest as plot_forest
     from zipmix.plots import plot_objective as plot_objective
-    from zipmix.plots import plot_plates as plot_plates
     from zipmix.plots import plot_restarts as plot_restarts
     from zipmix.plots import plot_rootogram as plot_rootogram
     from zipmix.plots import plot_structural_zeros as plot_structural_zeros
@@ -68,7 +68,7 @@ _HOME = {
     "plot_counts": "zipmix.plots",
     "plot_forest": "zipmix.plots",
     "plot_objective": "zipmix.plots",
-    "plot_plates": "zipmix.plots",
+    "plot_plates": "zipmix.plates",
     "plot_restarts": "zipmix.plots",
     "plot_rootogram": "zipmix.plots",
     "plot_structural_zeros": "zipmix.plots",

@@ -4,13 +4,12 @@ Quantities that label switching cannot spoil are compared as they are; parameter
 matched to those of the best EM start (labels.py).
 """
 
-import inspect
 import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,27 +20,21 @@ import torch
 from torch import Tensor
 
 from zipmix.data import Data
-from zipmix.inference import METHODS, check_settings, fit
+from zipmix.held_out import HeldOut, score, split
+from zipmix.inference import METHODS, check_settings
 from zipmix.inference.arviz_io import Loo, ess, loo, rhat
-from zipmix.inference.cavi import cavi
-from zipmix.inference.loop import progress_bar
+from zipmix.inference.evidence import Evidence, log_evidence_chib
+from zipmix.inference.exact import log_evidence_exact
 from zipmix.inference.result import Fit, Problem, pose
-from zipmix.inference.start import Init, starts
 from zipmix.labels import match
 from zipmix.models.counts import as_counts
 from zipmix.models.kernel import log_zero, logs
 from zipmix.models.parameters import InputError, Parameters, Prior, check_whole
 from zipmix.models.posterior import log_posterior_at
+from zipmix.runs import Runs, run_methods
 from zipmix.verdict import Verdict, interval, reach_verdict
 
 DEFAULT_METHODS = ("em", "pyro_map", "cavi", "pyro_svi", "gibbs")
-
-# Methods that run all starts in one batch; the other ones begin at the first start, or at one start per chain.
-MANY_STARTS = ("em", "cavi")
-
-# Candidates per chain among which the common starts are chosen, and passes of CAVI that choose them.
-CANDIDATES = 5
-RANKING_PASSES = 50
 
 # Rows of a co-clustering matrix that are kept; more cannot be told apart in a figure.
 COCLUSTERED_ROWS = 300
@@ -97,6 +90,9 @@ class Comparison(NamedTuple):
     verdict: Verdict
     zeros: Zeros
     coclustering: CoClustering
+    scores: dict[str, HeldOut]  # method -> held-out log scores
+    memory: dict[str, int]  # method -> bytes
+    evidence: dict[str, Evidence]  # what estimates log p(X | K, prior) -> how much
     reference: str  # method whose components give the order
     command: str
     versions: dict[str, str]
@@ -114,6 +110,7 @@ def compare(
     n_starts: int = 50,
     n_chains: int = 4,
     settings: dict[str, dict[str, Any]] | None = None,
+    held_out: float = 0.1,
     progress: bool = False,
 ) -> Comparison:
     """Runs methods of inference on the same data and compares them.
@@ -131,6 +128,7 @@ def compare(
         n_starts: starts of EM and CAVI, at least n_chains.
         n_chains: chains of the samplers.
         settings: further settings per method, {"gibbs": {"n_draws": 2000}}.
+        held_out: share of the rows on which a second fit of every method is scored, in [0, 0.5]; 0: none is made.
         progress: whether to show progress bars.
     Returns:
         The comparison. A method that fails is named in `failures` and stops nothing.
@@ -138,30 +136,46 @@ def compare(
         InputError: data, prior, methods or settings that cannot be used, or no method that runs.
     """
     began = time.perf_counter()
-    settings = settings or {}
-    _check(methods, settings, n_starts, n_chains)
+    settings = settings if settings is not None else {}
+    _check(methods, settings, n_starts, n_chains, held_out)
     data = X if isinstance(X, Data) else None
     problem = pose(data.X if data else X, n_components, prior)
     data = data or Data(problem.table.X_ND, problem.table.names, None, "given as an array")
-    begin = _starts(problem, n_starts=n_starts, n_chains=n_chains, seed=seed)
 
-    fits: dict[str, Fit] = {}
-    failures: dict[str, str] = {}
-    with progress_bar(len(methods), "compare", enabled=progress) as advance:
-        for name in methods:
-            own = begin(name) | settings.get(name, {})
-            try:
-                fitted = fit(problem.table.X_ND, n_components, name, prior=prior, seed=seed, **own)
-                fits[name] = replace(fitted, names=data.names)
-            except Exception as error:  # whatever one method does, the others are still worth their time
-                failures[name] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            advance()
+    def run(posed: Problem, names: Sequence[str], label: str) -> Runs:
+        return run_methods(
+            posed,
+            names,
+            settings=settings,
+            n_starts=n_starts,
+            n_chains=n_chains,
+            seed=seed,
+            label=label,
+            progress=progress,
+        )
+
+    fits, failures, memory = run(problem, methods, "compare")
+    fits = {name: replace(fitted, names=data.names) for name, fitted in fits.items()}
     if not fits:
         raise InputError(f"no method could be run: {'; '.join(f'{name}: {why}' for name, why in failures.items())}")
 
+    scores: dict[str, HeldOut] = {}
+    if held_out > 0:
+        parts = split(problem.table.X_ND, share=held_out, seed=seed)
+        trained = run(pose(parts.train_ND, n_components, prior), list(fits), "held out")
+        scores = {name: score(fitted, parts) for name, fitted in trained.fits.items()}
+
     command = shlex.join(["zipmix", *sys.argv[1:]]) if Path(sys.argv[0]).stem == "zipmix" else "zipmix.compare(...)"
     return assemble(
-        data, fits, failures, prior=problem.prior, seed=seed, command=command, seconds=time.perf_counter() - began
+        data,
+        fits,
+        failures,
+        prior=problem.prior,
+        seed=seed,
+        command=command,
+        scores=scores,
+        memory=memory,
+        seconds=time.perf_counter() - began,
     )
 
 
@@ -173,6 +187,8 @@ def assemble(
     prior: Prior,
     seed: int,
     command: str,
+    scores: dict[str, HeldOut],
+    memory: dict[str, int],
     seconds: float,
 ) -> Comparison:
     """Compares fits that have been made.
@@ -184,7 +200,9 @@ def assemble(
         prior: as check_prior returns it.
         seed: of the comparison.
         command: that made the fits.
-        seconds: that they took together.
+        scores: held-out scores, by method.
+        memory: bytes that each method took.
+        seconds: that all of it took.
     """
     counts = as_counts(data.X)
     points = {name: log_posterior_at(counts, f.parameters, prior).item() for name, f in fits.items()}
@@ -210,6 +228,9 @@ def assemble(
         verdict=reach_verdict(fits, failures, matched, matched_draws, mixing, prior),
         zeros=_zeros(fits, data.X, seed),
         coclustering=_coclustering(fits, partition),
+        scores=scores,
+        memory=memory,
+        evidence=_evidence(fits, data, prior),
         reference=reference,
         command=command,
         versions=_versions(),
@@ -218,7 +239,9 @@ def assemble(
     )
 
 
-def _check(methods: Sequence[str], settings: dict[str, dict[str, Any]], n_starts: int, n_chains: int) -> None:
+def _check(
+    methods: Sequence[str], settings: dict[str, dict[str, Any]], n_starts: int, n_chains: int, held_out: float
+) -> None:
     if not methods:
         raise InputError(f"methods must name at least one of {', '.join(METHODS)}.")
     for name in [*methods, *settings]:
@@ -230,43 +253,8 @@ def _check(methods: Sequence[str], settings: dict[str, dict[str, Any]], n_starts
     check_whole(n_starts, "n_starts", at_least=1)
     if n_starts < n_chains:
         raise InputError(f"n_starts must be at least n_chains = {n_chains}, got {n_starts}.")
-
-
-def _starts(problem: Problem, *, n_starts: int, n_chains: int, seed: int) -> Callable[[str], dict[str, Any]]:
-    """What hands each method its share of the common starts, as settings."""
-
-    def draw(init: Init, n: int) -> Parameters:
-        counts, prior, K = problem.counts, problem.prior, problem.n_components
-        return starts(counts, prior, n_components=K, n_starts=n, init=init, start=None, seed=seed)
-
-    many = _best_first(problem, draw("small-em", min(n_starts, CANDIDATES * n_chains)))
-    common = Parameters(*(value[:n_chains] for value in many))
-    if n_starts > len(many.pi):
-        more = draw("kmeans++", n_starts - len(many.pi))
-        many = Parameters(*(torch.cat(pair) for pair in zip(many, more, strict=True)))
-    first = Parameters(*(value[0] for value in common))
-
-    def share(method: str) -> dict[str, Any]:
-        own = inspect.signature(METHODS[method]).parameters
-        if "start" not in own:
-            return {}
-        if method in MANY_STARTS:
-            return {"start": many}
-        return {"start": common, "n_chains": n_chains} if "n_chains" in own else {"start": first}
-
-    return share
-
-
-def _best_first(problem: Problem, points: Parameters) -> Parameters:
-    """Starts in the order of the ELBO that CAVI reaches from them in a few passes; as they are under a flat prior."""
-    if bool(problem.prior.f == 0):
-        return points
-    tried = cavi(
-        problem.table.X_ND, problem.n_components, prior=problem.prior, start=points, max_iter=RANKING_PASSES, n_draws=1
-    )
-    assert tried.restarts is not None
-    order = tried.restarts.objective_R.argsort(descending=True, stable=True)
-    return Parameters(*(value[order] for value in points))
+    if not 0 <= held_out <= 0.5:
+        raise InputError(f"held_out must lie in [0, 0.5], got {held_out!r}.")
 
 
 def _summary(f: Fit, log_posterior: float, best: float, partition: Tensor, matched: Parameters | None) -> Summary:
@@ -294,6 +282,27 @@ def _summary(f: Fit, log_posterior: float, best: float, partition: Tensor, match
         rhat_matched=matched_rhat,
         loo=loo(f) if f.draws is not None else None,
     )
+
+
+def _evidence(fits: dict[str, Fit], data: Data, prior: Prior) -> dict[str, Evidence]:
+    """Estimates of the evidence that the fits give at no further cost, and the exact one where it can be had."""
+    found = {
+        f"{name}, ELBO": Evidence(f.objective, f.objective_error, "a lower bound")
+        for name, f in fits.items()
+        if f.variational
+    }
+    for name, f in fits.items():
+        try:
+            if f.draws is not None and not f.variational:
+                found[f"{name}, Chib"] = log_evidence_chib(f)
+        except InputError:
+            continue
+    try:
+        K = next(iter(fits.values())).n_components
+        found["exact"] = Evidence(log_evidence_exact(data.X, K, prior), 0.0, "sum over all partitions")
+    except InputError:
+        pass
+    return found
 
 
 def _coclustering(fits: dict[str, Fit], partition: Tensor) -> CoClustering:

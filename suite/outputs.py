@@ -1,6 +1,5 @@
 """What the command line prints, and files written whole or not at all."""
 
-import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -99,7 +98,9 @@ def comparison_table(comparison: "Comparison") -> "Group":
     from rich.table import Table
     from rich.text import Text
 
-    headers, rows = method_rows(comparison)
+    from zipmix.tables import methods_table
+
+    _, headers, rows = methods_table(comparison)
     shown = [number for number, header in enumerate(headers) if header in PRINTED_HEADERS]
     table = Table(box=None, pad_edge=False)
     for number in shown:
@@ -108,47 +109,3 @@ def comparison_table(comparison: "Comparison") -> "Group":
         table.add_row(*(row[number] for number in shown))
     verdict = [Text(f"• {sentence}") for sentence in comparison.verdict.sentences]
     return Group(*verdict, Text(), table)
-
-
-def method_rows(comparison: "Comparison") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The table of methods as text: headers and a row per method, the ones that failed last."""
-    headers = (
-        "method",
-        "log posterior",
-        "gap (nats)",
-        "ELBO",
-        "ARI",
-        "elpd LOO",
-        "k > 0.7",
-        "R-hat",
-        "matched",
-        "ESS/s",
-        "time (s)",
-        "converged",
-    )
-    rows: list[tuple[str, ...]] = []
-    for row in comparison.summaries:
-        loo = f"{row.loo.elpd:.1f} ± {row.loo.se:.1f}" if row.loo else ""
-        rows.append(
-            (
-                row.method,
-                f"{row.log_posterior:.4f}",
-                f"{row.gap:.2g}",
-                number(row.elbo, ".2f"),
-                number(row.agreement, ".3f"),
-                loo,
-                str(row.loo.n_bad) if row.loo else "",
-                number(row.rhat_raw, ".3f"),
-                number(row.rhat_matched, ".3f"),
-                number(row.ess_per_second, ".3g"),
-                f"{row.seconds:.2f}",
-                "yes" if row.converged else "no",
-            )
-        )
-    rows += [(name, *[""] * (len(headers) - 2), "failed") for name in comparison.failures]
-    return headers, rows
-
-
-def number(value: float | None, form: str) -> str:
-    """A number as text; nothing where there is none."""
-    return "" if value is None or math.isnan(value) else format(value, form)

@@ -4,21 +4,20 @@ Colours are those of Okabe and Ito (2008), which colour-blind readers can tell a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from zipmix.inference.result import Fit, Restarts
 from zipmix.models.kernel import log_zero, logs
 from zipmix.models.parameters import Parameters
-from zipmix.models.zip_mixture import relations
+from zipmix.plates import plot_plates
 from zipmix.verdict import interval
 
 if TYPE_CHECKING:
@@ -33,92 +32,7 @@ SMALLEST_GAP = 1e-8
 # Parameters in a forest plot and columns in a figure of zeros beyond which nothing can be read.
 FOREST_ROWS = 36
 ZERO_COLUMNS = 30
-
-
-def plot_plates(ax: Axes | None = None) -> Axes:
-    """The graphical model with plates, read off the Pyro program (question 0).
-
-    Circles are random variables, shaded where observed; squares are hyperparameters.
-    """
-    ax = ax or _axes(5.4, 4.6)
-    graph = relations()
-    for plate in dict.fromkeys(name for plates in graph.plates.values() for name in plates):
-        inside = [POSITIONS[name] for name, plates in graph.plates.items() if plate in plates]
-        (left, low), (right, high) = np.min(inside, 0), np.max(inside, 0)
-        pad = PLATES[plate].pad
-        box = (left - pad, low - pad), right - left + 2 * pad, high - low + 2 * pad
-        ax.add_patch(FancyBboxPatch(*box, boxstyle="round,pad=0,rounding_size=0.08", fill=False, lw=1.1, ec="#555555"))
-        align = PLATES[plate].align
-        at_x = {"left": left - pad + 0.06, "center": (left + right) / 2, "right": right + pad - 0.06}[align]
-        ax.text(at_x, low - pad + 0.06, PLATES[plate].label, ha=align, va="bottom", fontsize=8.5, color="#555555")
-    for child, parents in graph.parents.items():
-        for parent in sorted(parents):
-            bend = 0.35 if (parent, child) == ("z", "x") else 0.0
-            ax.add_patch(
-                FancyArrowPatch(
-                    POSITIONS[parent],
-                    POSITIONS[child],
-                    connectionstyle=f"arc3,rad={bend}",
-                    arrowstyle="-|>",
-                    mutation_scale=11,
-                    shrinkA=14,
-                    shrinkB=15,
-                    color="#222222",
-                    lw=1.1,
-                )
-            )
-    for name in graph.families:
-        face = "#C9D6E2" if name in graph.observed else "white"
-        ax.add_patch(Circle(POSITIONS[name], 0.21, fc=face, ec="#222222", lw=1.3, zorder=3))
-        ax.text(*POSITIONS[name], SYMBOLS[name], ha="center", va="center", fontsize=12, zorder=4)
-    for name in graph.hyperparameters:
-        x, y = POSITIONS[name]
-        ax.add_patch(Rectangle((x - 0.16, y - 0.16), 0.32, 0.32, fc="white", ec="#222222", lw=1.3, zorder=3))
-        ax.text(x, y, SYMBOLS[name], ha="center", va="center", fontsize=11, zorder=4)
-    ax.set(xlim=(0.3, 4.35), ylim=(0.15, 4.2), aspect="equal")
-    ax.set_axis_off()
-    return ax
-
-
-class _Plate(NamedTuple):
-    """The name of a plate, how far its frame is from the nodes, and where in the frame the name stands."""
-
-    label: str
-    pad: float
-    align: Literal["left", "center", "right"]
-
-
-PLATES = {
-    "observation": _Plate("$i = 1..N$", 0.42, "left"),
-    "feature": _Plate("$d = 1..D$", 0.58, "right"),
-    "component": _Plate("$k = 1..K$", 0.42, "center"),
-}
-POSITIONS = {
-    "pi": (0.95, 2.5),
-    "z": (0.95, 0.95),
-    "b": (2.2, 0.95),
-    "x": (3.4, 0.95),
-    "omega": (2.2, 2.5),
-    "lam": (3.4, 2.5),
-    "alpha_0": (0.95, 3.85),
-    "a_0": (1.95, 3.85),
-    "b_0": (2.45, 3.85),
-    "e_0": (3.15, 3.85),
-    "f_0": (3.65, 3.85),
-}
-SYMBOLS = {
-    "pi": r"$\pi$",
-    "z": "$z_i$",
-    "b": "$b_{id}$",
-    "x": "$x_{id}$",
-    "omega": r"$\omega_{kd}$",
-    "lam": r"$\lambda_{kd}$",
-    "alpha_0": r"$\alpha_0$",
-    "a_0": "$a_0$",
-    "b_0": "$b_0$",
-    "e_0": "$e_0$",
-    "f_0": "$f_0$",
-}
+ROOTOGRAMS = 12
 
 
 def plot_objective(fits: Mapping[str, Fit], ax: Axes | None = None) -> Axes:
@@ -288,7 +202,7 @@ def plot_rootogram(fit: Fit, column: int, ax: Axes | None = None) -> Axes:
     ax.bar(counts.numpy(), observed, bottom=expected - observed, width=0.85, color="#B9CCE0", ec="#5F7F9F", lw=0.5)
     ax.plot(counts.numpy(), expected, "o-", color=COLOURS[4], ms=3.5, lw=1.3, label="expected")
     ax.axhline(0, color="#222222", lw=1)
-    ax.set(xlabel=fit.names[column], ylabel=r"$\sqrt{\mathrm{frequency}}$")
+    ax.set(xlabel=_short(fit.names[column]), ylabel=r"$\sqrt{\mathrm{frequency}}$")
     ax.legend()
     return ax
 
@@ -317,7 +231,7 @@ def plot_structural_zeros(fit: Fit, ax: Axes | None = None) -> Axes:
         fit: with its data.
     """
     D = fit.X.shape[1]
-    ax = ax or _axes(max(4.5, 1.6 + 0.5 * D), 3.6)
+    ax = ax or _axes(min(12.0, max(4.5, 1.6 + 0.5 * D)), 3.6)
     at, observed = np.arange(D), (~fit.X.isnan()).sum(0).clamp_min(1).numpy()
     zero_ND = fit.X == 0
     structural = torch.where(zero_ND, fit.structural_zeros(), 0.0).sum(0).numpy() / observed
@@ -333,7 +247,8 @@ def plot_structural_zeros(fit: Fit, ax: Axes | None = None) -> Axes:
 def comparison_figures(comparison: "Comparison") -> dict[str, Figure]:
     """The figures of a report, by name."""
     c = comparison
-    figures = {"model": _figure(plot_plates(_axes(5.0, 4.4)))}
+    reference = c.fits[c.reference]
+    figures = {"counts": _figure(plot_counts(c.data.X, c.coclustering.rows, _axes(6.0, 3.6)))}
     figures["objective"] = _figure(plot_objective(c.fits))
     with_restarts = [f.restarts for f in c.fits.values() if f.restarts is not None and len(f.restarts.objective_R) > 1]
     if with_restarts:
@@ -341,7 +256,26 @@ def comparison_figures(comparison: "Comparison") -> dict[str, Figure]:
     figures["coclustering"] = _coclustering_figure(c)
     figures["forest"] = _forest_figure(c)
     figures["zeros"] = _figure(plot_zeros(c.zeros.observed_D, c.zeros.predicted, c.zeros.intervals, c.data.names))
+    figures["structural"] = _figure(plot_structural_zeros(reference))
+    figures["rootograms"] = _rootogram_figure(reference)
+    figures["model"] = _figure(plot_plates())
     return figures
+
+
+def _rootogram_figure(fit: Fit) -> Figure:
+    shown = _telling({fit.method: fit.parameters}, ROOTOGRAMS)
+    columns = min(len(shown), 3)
+    rows = -(-len(shown) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.3 * columns, 2.6 * rows), squeeze=False, layout="constrained")
+    for ax in axes.flat[len(shown) :]:
+        ax.set_axis_off()
+    for number, (ax, d) in enumerate(zip(axes.flat, shown, strict=False)):
+        plot_rootogram(fit, d, ax)
+        if number % columns:
+            ax.set_ylabel("")
+        if number:
+            ax.get_legend().remove()
+    return figure
 
 
 def _coclustering_figure(c: "Comparison") -> Figure:
@@ -388,7 +322,8 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"
+    """A name that fits on an axis and is no formula."""
+    return (name if len(name) <= 16 else name[:15] + "…").replace("$", r"\$")
 
 
 def _axes(width: float, height: float) -> Axes:

@@ -1,4 +1,4 @@
-"""A comparison as one folder: report.html, comparison.json, fits/*.nc and the figures.
+"""A comparison as one folder: report.html, comparison.json, fits/*.nc, the figures and the tables.
 
 report.html is one file: styles, figures and numbers inside, readable without network or script.
 """
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from zipmix.comparison import Comparison, assemble
 from zipmix.data import Data
+from zipmix.held_out import HeldOut, Score
 from zipmix.models.parameters import InputError, Parameters, Prior
-from zipmix.outputs import method_rows, refuse_existing
+from zipmix.outputs import refuse_existing
+from zipmix.tables import as_csv, as_latex, as_markdown, comparison_tables
 from zipmix.verdict import LEVEL, interval
 
 SCHEMA = 1
@@ -58,6 +60,10 @@ def write_report(comparison: Comparison, folder: str | Path, *, overwrite: bool 
         for name, fitted in comparison.fits.items():
             fitted.save(fresh / "fits" / f"{name}.nc")
         pictures = _draw(comparison, fresh / "figures")
+        (fresh / "tables").mkdir()
+        for name, table in comparison_tables(comparison).items():
+            for suffix, written in ((".csv", as_csv), (".md", as_markdown), (".tex", as_latex)):
+                (fresh / "tables" / f"{name}{suffix}").write_text(written(table), encoding="utf-8")
         record = as_record(comparison)
         (fresh / "comparison.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (fresh / "report.html").write_text(render(comparison, record, pictures), encoding="utf-8")
@@ -87,6 +93,7 @@ def read_comparison(folder: str | Path) -> Comparison:
         data = record["data"]
         prior = Prior(*(torch.tensor(record["prior"][name], dtype=torch.float64) for name in Prior._fields))
         keep = {name: record[name] for name in ("seed", "command", "seconds", "failures")}
+        scores = {row["method"]: _held_out(row["held_out"]) for row in record["methods"] if row["held_out"]}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"folder: {file} is not a comparison of zipmix ({error!r}).") from None
     fits = {name: load(folder / "fits" / f"{name}.nc") for name in methods}
@@ -99,6 +106,8 @@ def read_comparison(folder: str | Path) -> Comparison:
         prior=prior,
         seed=keep["seed"],
         command=keep["command"],
+        scores=scores,
+        memory={row["method"]: row["memory"] for row in record["methods"] if row["memory"] is not None},
         seconds=keep["seconds"],
     )
 
@@ -137,10 +146,13 @@ def as_record(comparison: Comparison) -> dict[str, Any]:
                     "parameters": c.matched[row.method]._asdict(),
                     "intervals": _intervals(c.matched_draws.get(row.method)),
                     "restarts": _restarts(c, row.method),
+                    "memory": c.memory.get(row.method),
+                    "held_out": _scores(c.scores.get(row.method)),
                 }
                 for row in c.summaries
             ],
             "failures": c.failures,
+            "evidence": {name: found._asdict() for name, found in c.evidence.items()},
             "zeros": {"predicted": c.zeros.predicted, "intervals": c.zeros.intervals, "level": LEVEL},
         }
     )
@@ -159,9 +171,12 @@ def render(comparison: Comparison, record: dict[str, Any], pictures: dict[str, s
     environment = Environment(
         loader=PackageLoader("zipmix", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    headers, rows = method_rows(comparison)
     return environment.get_template("report.html").render(
-        c=comparison, record=record, pictures=pictures, alt=_alternatives(comparison), headers=headers, rows=rows
+        c=comparison,
+        record=record,
+        pictures=pictures,
+        alt=_alternatives(comparison),
+        tables=comparison_tables(comparison),
     )
 
 
@@ -198,6 +213,7 @@ def _alternatives(c: Comparison) -> dict[str, str]:
     restarts = next((f.restarts for f in c.fits.values() if f.restarts and len(f.restarts.objective_R) > 1), None)
     largest = {name: (share - c.zeros.observed_D).abs().max().item() for name, share in c.zeros.predicted.items()}
     zeros = ", ".join(f"{name} {gap:.3f}" for name, gap in largest.items())
+    shares = ", ".join(f"{name} {x:.3f}" for name, x in zip(c.data.names, c.zeros.observed_D.tolist(), strict=True))
     return {
         "model": "Graphical model: pi from alpha_0; omega from a_0 and b_0; lambda from e_0 and f_0; z from pi; "
         "b from z and omega; the observed x from b, z and lambda.",
@@ -213,8 +229,34 @@ def _alternatives(c: Comparison) -> dict[str, str]:
         + ".",
         "forest": "omega and lambda of every component and column by every method, with 95 % intervals for "
         f"{', '.join(c.matched_draws) or 'none'}; the numbers are in the table of parameters.",
+        "counts": f"Heatmap of log(1 + count), rows in the order of the components of {c.reference}; the numbers are in "
+        "the table of columns.",
+        "structural": f"Zeros of every column by {c.reference}, in shares of the column: "
+        + ", ".join(
+            f"{name} {share:.3f}" for name, share in zip(c.data.names, c.zeros.observed_D.tolist(), strict=True)
+        )
+        + " zeros in all, cut into structural ones and those of the Poisson part.",
+        "rootograms": f"Hanging rootograms of the columns by {c.reference}: square roots of expected frequencies with the "
+        "observed ones hung from them.",
         "zeros": f"Share of zeros per column, observed and predicted. Largest difference: {zeros}.",
     }
+
+
+def _scores(held: HeldOut | None) -> dict[str, Any] | None:
+    return None if held is None else {name: part._asdict() if part else None for name, part in held._asdict().items()}
+
+
+def _held_out(record: dict[str, Any]) -> HeldOut:
+    """The inverse of _scores; null was a standard error that there was not."""
+
+    def read(part: dict[str, Any] | None) -> Score | None:
+        return (
+            None
+            if part is None
+            else Score(part["mean"], math.nan if part["error"] is None else part["error"], part["n"])
+        )
+
+    return HeldOut(read(record["rows"]), read(record["cells"]))
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:

@@ -135,9 +135,15 @@ def test_digits_and_intervals() -> None:
 
 
 def test_the_folder_is_complete(folder: Path, compared: Comparison) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["comparison.json", "figures", "fits", "report.html"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "comparison.json",
+        "figures",
+        "fits",
+        "report.html",
+        "tables",
+    ]
     assert {path.stem for path in (folder / "fits").iterdir()} == set(compared.fits)
-    names = {"model", "objective", "restarts", "coclustering", "forest", "zeros"}
+    names = {"counts", "model", "objective", "restarts", "coclustering", "forest", "zeros", "structural", "rootograms"}
     assert {path.name for path in (folder / "figures").iterdir()} == {f"{n}.{k}" for n in names for k in ("png", "svg")}
     assert not [path for path in folder.parent.iterdir() if path != folder]
 
@@ -173,7 +179,7 @@ def test_the_page_stands_alone(folder: Path) -> None:
     text = (folder / "report.html").read_text()
     page = _Page()
     page.feed(text)
-    assert len(page.images) == 6
+    assert len(page.images) == 9
     assert all((image["alt"] or "")[:5].strip() for image in page.images)
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert "url(" not in text
