@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -56,31 +57,70 @@ def rhat(values: Tensor) -> float:
         return float(arviz().rhat(dataset)["value"].max())
 
 
-def to_arviz(fit: Fit) -> Any:
+# Cells of the replicated tables in posterior_predictive, about.
+PREDICTIVE_CELLS = 4_000_000
+
+
+def to_arviz(fit: Fit, *, seed: int = 0) -> Any:
     """An InferenceData (ArviZ 0.x) or DataTree (1.x) of the fit.
 
+    Args:
+        fit: of any method; a point is one chain of one draw.
+        seed: of the replicated tables.
     Returns:
         Groups posterior (pi, omega, lam), sample_stats (lp, the log posterior of each draw, and the diagnostics),
-        log_likelihood (x, of whole rows, z and b summed out, so that az.loo and az.compare leave out rows) and
-        observed_data (x).
+        log_likelihood (x, of whole rows, z and b summed out, so that az.loo and az.compare leave out rows),
+        posterior_predictive (x, a new table of the same shape, for evenly spaced draws) and observed_data (x).
     """
-    draws = _draws(fit)
-    counts = as_counts(fit.X)
-    rows_CSN = rows_log_likelihood(counts, draws)
-    lp_CS = rows_CSN.sum(-1) + log_density(as_conditionals(fit.prior), draws)
-    groups = {
-        "posterior": _posterior(fit),
-        "sample_stats": _diagnostics({"lp": lp_CS} | fit.diagnostics),
-        "log_likelihood": xr.Dataset(
-            {"x": (("chain", "draw", "observation"), rows_CSN.numpy())},
-            coords={"observation": np.arange(fit.X.shape[0])},
-        ),
-        "observed_data": _observed(fit),
-    }
+    rows_CSN = rows_log_likelihood(as_counts(fit.X), _draws(fit))
+    lp_CS = rows_CSN.sum(-1) + log_density(as_conditionals(fit.prior), _draws(fit))
+    return _as_data(
+        {
+            "posterior": _numbered(_posterior(fit)),
+            "sample_stats": _numbered(_diagnostics({"lp": lp_CS} | fit.diagnostics)),
+            "log_likelihood": _rows(fit, rows_CSN),
+            "posterior_predictive": _replicated(fit, seed),
+            "observed_data": _observed(fit),
+        }
+    )
+
+
+def _as_data(groups: dict[str, xr.Dataset]) -> Any:
     az = arviz()
-    if hasattr(az, "InferenceData"):
-        return az.InferenceData(**groups)
-    return xr.DataTree.from_dict(groups)
+    return az.InferenceData(**groups) if hasattr(az, "InferenceData") else xr.DataTree.from_dict(groups)
+
+
+def _numbered(dataset: xr.Dataset) -> xr.Dataset:
+    """With chains and draws as coordinates."""
+    return dataset.assign_coords({axis: np.arange(dataset.sizes[axis]) for axis in ("chain", "draw")})
+
+
+def _rows(fit: Fit, rows_CSN: Tensor) -> xr.Dataset:
+    values = {"x": (("chain", "draw", "observation"), rows_CSN.numpy())}
+    return _numbered(xr.Dataset(values, coords={"observation": _observations(fit)}))
+
+
+def _replicated(fit: Fit, seed: int) -> xr.Dataset:
+    """New tables of N rows, z and b drawn anew, for evenly spaced draws of every chain."""
+    N, D = fit.X.shape
+    n_chains, n_draws = _draws(fit).pi.shape[:2]
+    every = -(-n_draws * n_chains * N * D // PREDICTIVE_CELLS)
+    kept = np.arange(n_draws)[::every]
+    pi, omega, lam = (value[:, kept].flatten(0, 1).numpy() for value in _draws(fit))
+    rng = np.random.default_rng([seed, 1_000_003])
+    x_SND = np.empty((len(pi), N, D), dtype=np.int64)
+    for s in range(len(pi)):
+        z_N = (rng.random((N, 1)) > pi[s].cumsum()[:-1]).sum(1)
+        x_SND[s] = rng.poisson(lam[s, z_N]) * (rng.random((N, D)) < omega[s, z_N])
+    return xr.Dataset(
+        {"x": (("chain", "draw", "observation", "feature"), x_SND.reshape(n_chains, len(kept), N, D))},
+        coords={
+            "chain": np.arange(n_chains),
+            "draw": kept,
+            "observation": _observations(fit),
+            "feature": _unique(fit.names),
+        },
+    )
 
 
 def save(fit: Fit, path: Path, *, overwrite: bool) -> Path:
@@ -162,6 +202,7 @@ def load(path: str | Path) -> Fit:
         prior=Prior(*(torch.tensor(value, dtype=torch.float64) for value in metadata["prior"])),
         X=_unstored(groups["observed_data"]),
         names=tuple(metadata["names"]),
+        row_names=None if metadata["row_names"] is None else tuple(metadata["row_names"]),
         restarts=restarts,
         diagnostics={str(name): _tensor(groups["diagnostics"], str(name)) for name in groups["diagnostics"]},
         **{name: metadata[name] for name in PLAIN},
@@ -182,6 +223,7 @@ def _metadata(fit: Fit) -> dict[str, Any]:
         "settings": {name: _encode(value) for name, value in fit.settings.items()},
         "prior": [torch.as_tensor(value).tolist() for value in fit.prior],
         "names": list(fit.names),
+        "row_names": None if fit.row_names is None else list(fit.row_names),
         **{name: getattr(fit, name) for name in PLAIN},
     }
 
@@ -205,7 +247,7 @@ def _posterior(fit: Fit) -> xr.Dataset:
 
 
 def _observed(fit: Fit) -> xr.Dataset:
-    coordinates = {"observation": np.arange(fit.X.shape[0]), "feature": _unique(fit.names)}
+    coordinates = {"observation": _observations(fit), "feature": _unique(fit.names)}
     return xr.Dataset({"x": (("observation", "feature"), as_dense(fit.X).numpy())}, coords=coordinates)
 
 
@@ -243,9 +285,14 @@ def _diagnostics(values: Mapping[str, Tensor]) -> xr.Dataset:
     )
 
 
+def _observations(fit: Fit) -> Any:
+    return np.arange(fit.X.shape[0]) if fit.row_names is None else _unique(fit.row_names)
+
+
 def _unique(names: tuple[str, ...]) -> list[str]:
-    """Names of columns as coordinates, which have to differ."""
-    return [name if names.count(name) == 1 else f"{name} [{d}]" for d, name in enumerate(names)]
+    """Names of columns or rows as coordinates, which have to differ."""
+    times = Counter(names)
+    return [name if times[name] == 1 else f"{name} [{number}]" for number, name in enumerate(names)]
 
 
 def _read(path: Path, group: str) -> xr.Dataset:
@@ -283,12 +330,20 @@ def least_ess(values: Tensor) -> float:
 
 
 def loo(fit: Fit) -> Loo:
-    """PSIS-LOO of rows, z and b summed out."""
+    """PSIS-LOO of rows, z and b summed out.
+
+    Raises:
+        InputError: a fit without draws.
+    """
+    if fit.draws is None:
+        raise InputError(f"fit must hold draws, got a point of method {fit.method!r}; use 'gibbs', for one.")
+    rows_CSN = rows_log_likelihood(as_counts(fit.X), fit.draws)
+    data = _as_data({"posterior": _numbered(_posterior(fit)), "log_likelihood": _rows(fit, rows_CSN)})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto", category=UserWarning)
         # In the fit of the Pareto shape, exp may overflow to infinity, whose inverse is the 0 that is meant.
         warnings.filterwarnings("ignore", message="overflow encountered in exp", category=RuntimeWarning)
-        result = arviz().loo(to_arviz(fit), pointwise=True)
+        result = arviz().loo(data, pointwise=True)
     elpd = result.elpd_loo if hasattr(result, "elpd_loo") else result.elpd
     p = result.p_loo if hasattr(result, "p_loo") else result.p
     return Loo(float(elpd), float(result.se), float(p), int((result.pareto_k > 0.7).sum()))

@@ -139,6 +139,7 @@ def run(
         prior=problem.prior,
         X=problem.table.X,
         names=problem.table.names,
+        row_names=problem.table.row_names,
         diagnostics={name: torch.stack([one.diagnostics[name] for one in kept], dim=1) for name in kept[0].diagnostics},
     )
 

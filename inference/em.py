@@ -143,6 +143,7 @@ def em(
         prior=problem.prior,
         X=problem.table.X,
         names=problem.table.names,
+        row_names=problem.table.row_names,
         restarts=Restarts(loop.objective_R, loop.n_iter_R, loop.converged_R, loop.trace_TR),
     )
 

@@ -153,6 +153,7 @@ def exact(X: Any, n_components: int, *, prior: Prior = Prior(), seed: int = 0, n
         prior=problem.prior,
         X=problem.table.X_ND,
         names=problem.table.names,
+        row_names=problem.table.row_names,
     )
 
 

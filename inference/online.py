@@ -198,6 +198,7 @@ def online(
         prior=prior,
         X=table.X,
         names=table.names,
+        row_names=table.row_names,
         restarts=Restarts(
             objective_R,
             torch.full((len(objective_R),), state.n_chunks),

@@ -134,6 +134,7 @@ def pyro_map(
         prior=problem.prior,
         X=problem.table.X_ND,
         names=problem.table.names,
+        row_names=problem.table.row_names,
         restarts=Restarts(
             torch.tensor([ascent.objective for ascent in ascents], dtype=torch.float64),
             torch.tensor([len(ascent.trace_T) - 1 for ascent in ascents]),

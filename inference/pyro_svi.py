@@ -175,6 +175,7 @@ def pyro_svi(
         prior=problem.prior,
         X=problem.table.X_ND,
         names=problem.table.names,
+        row_names=problem.table.row_names,
         objective_error=error,
     )
 

@@ -79,6 +79,7 @@ class Fit:
     prior: Prior
     X: Tensor | csr_array = field(repr=False)  # (N, D) the data as they came, dense or sparse, NaN where missing
     names: tuple[str, ...] = field(repr=False)  # D names of columns
+    row_names: tuple[str, ...] | None = field(default=None, repr=False)  # N names of rows, where the data have them
     objective_error: float = 0.0  # Monte-Carlo standard error of the objective
     restarts: Restarts | None = field(default=None, repr=False)
     diagnostics: dict[str, Tensor] = field(default_factory=dict, repr=False)  # (chain, draw, ...) reports of a sampler
@@ -167,14 +168,19 @@ class Fit:
         every = torch.linspace(0, len(flat.pi) - 1, min(PREDICTIVE_DRAWS, len(flat.pi))).round().to(torch.int64)
         yield from blocks(Parameters(*(value[every] for value in flat)), n_rows)
 
-    def to_arviz(self) -> Any:
-        """The fit for ArviZ: groups posterior, sample_stats, log_likelihood (of rows) and observed_data.
+    def to_arviz(self, *, seed: int = 0) -> Any:
+        """The fit for ArviZ: groups posterior, sample_stats, log_likelihood, posterior_predictive and observed_data.
 
-        A point method gives one chain of one draw. Dimensions: chain, draw, component, feature, observation.
+        A point method gives one chain of one draw. Dimensions: chain, draw, component, feature, observation. The log
+        likelihood is that of whole rows, so that az.loo and az.compare leave out rows; replicated tables are drawn
+        for evenly spaced draws, few enough to hold about four million cells.
+
+        Args:
+            seed: of the replicated tables.
         """
         from zipmix.inference.arviz_io import to_arviz
 
-        return to_arviz(self)
+        return to_arviz(self, seed=seed)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the fit as NetCDF, which `zipmix.load` and ArviZ read.

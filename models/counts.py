@@ -28,6 +28,7 @@ class Table(NamedTuple):
 
     X: Tensor | csr_array  # (N, D) whole numbers >= 0, NaN where missing: float64 or an integer type, dense or sparse
     names: tuple[str, ...]  # D names of columns
+    row_names: tuple[str, ...] | None = None  # N names of rows, where the data have them
 
     @property
     def X_ND(self) -> Tensor:
@@ -163,11 +164,13 @@ def as_table(X: Any, n_features: int | None = None) -> Table:
             and cells stored twice are summed, as SciPy does.
         n_features: the number of columns to insist on, where a fit has fixed it.
     Returns:
-        The table, sparse where X is, and the names of its columns ("x0", "x1", ... where X has none).
+        The table, sparse where X is, the names of its columns ("x0", "x1", ... where X has none), and those of its
+        rows (the index of a pandas frame, where it is more than 0, 1, ..., or the obs_names of AnnData).
     Raises:
         InputError: negative, fractional, infinite or text entries, no rows or columns, or a wrong shape.
     """
     names: Sequence[Any] | None = None
+    rows = _row_names(X)
     if hasattr(X, "var_names") and hasattr(X, "X"):
         X, names = X.X, list(X.var_names)
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
@@ -185,7 +188,16 @@ def as_table(X: Any, n_features: int | None = None) -> Table:
         raise InputError(f"X must have the {n_features} columns of the fit; got {n_columns}.")
     labels = tuple(str(name) for name in names) if names is not None else tuple(f"x{d}" for d in range(n_columns))
     check_cells(table, labels)
-    return Table(table, labels)
+    return Table(table, labels, rows)
+
+
+def _row_names(X: Any) -> tuple[str, ...] | None:
+    if hasattr(X, "obs_names"):
+        return tuple(map(str, X.obs_names))
+    if hasattr(X, "columns") and hasattr(X, "index"):
+        numbered = X.index.dtype.kind == "i" and bool((X.index == np.arange(len(X))).all())
+        return None if numbered else tuple(map(str, X.index))
+    return None
 
 
 ALLOWED = "counts are whole numbers >= 0, with NaN for a missing cell"
