@@ -111,6 +111,12 @@ def test_nan_is_a_finding(tmp_path: Path) -> None:
     report = zipmix.check(m_step=lambda **s: {n: v * float("nan") for n, v in s["params_state"].items()}, quick=True)
     assert [f.output for f in report["m_step"].findings] == ["pi_K", "omega_KD", "lambd_KD"]
     assert "is NaN" in report["m_step"].findings[0].lines[0]
+    revealed = zipmix.check(
+        m_step=lambda **s: {n: v / 0 for n, v in s["params_state"].items()}, quick=True, reveal=True
+    )
+    content = json.loads(json.dumps(revealed.as_dict(), allow_nan=False))
+    assert content["items"]["m_step"]["findings"][0]["got"] == "inf"
+    assert "is infinite where it must not be" in revealed["m_step"].findings[0].lines[0]
 
 
 def test_print_outs_are_told_and_not_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

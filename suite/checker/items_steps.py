@@ -169,7 +169,7 @@ def em_problems(seed: int) -> tuple[Problem, ...]:
 
 
 def _ask_em(problem: Problem) -> dict[str, Any]:
-    iterations = {SHORT: 2, LONG: 300, SINGLE: 60}.get(problem.kind, 2)
+    iterations = {SHORT: 2, LONG: 100, SINGLE: 40}[problem.kind]
     settings = {"max_iter": iterations, "tol": 1e-10, "seed": 617, "verbose": False}
     return some(("data", "hyperparams"))(problem) | settings
 

@@ -1,7 +1,6 @@
 """What happens in the process of the solution: it is confined, the file is run, and calls are answered."""
 
 import contextlib
-import faulthandler
 import inspect
 import io
 import os
@@ -78,7 +77,6 @@ def _confine(limits: Limits) -> None:
     for number in (0, 1, 2):
         os.dup2(null, number)
     sys.stdin = io.StringIO()
-    faulthandler.disable()
     if not hasattr(os, "setsid"):
         return
     os.setsid()
