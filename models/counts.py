@@ -281,10 +281,13 @@ def _as_tensor(X: Any) -> Tensor:
     try:
         if isinstance(X, np.ma.MaskedArray):
             X = np.ma.filled(X.astype(np.float64), np.nan)
-        if not isinstance(X, Tensor):
+        if isinstance(X, Tensor):
+            # A fit keeps its data, whatever becomes of the tensor that was handed over.
+            X = X.detach().clone()
+        else:
             array = _real(np.array(X))
             X = torch.from_numpy(array if array.dtype in INTEGERS else array.astype(np.float64))
-        X = _real(X).detach().cpu().to_dense()
+        X = _real(X).cpu().to_dense()
         return X if X.dtype in KEPT else X.to(torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"X must be a table of numbers, got {_culprit(X)}; {ALLOWED}.") from None
