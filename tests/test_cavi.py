@@ -116,10 +116,10 @@ def test_elbo_equals_that_of_the_pyro_program(prior, missing):
     with torch.random.fork_rng(), pyro.validation_enabled(False), pyro.get_param_store().scope():
         torch.manual_seed(0)
         judge = TraceEnum_ELBO(max_plate_nesting=2)
-        values = [-judge.loss(zip_mixture, guide, X, 5, 2, problem.prior) for _ in range(300)]
+        values = [-judge.loss(zip_mixture, guide, X, 5, 2, problem.prior) for _ in range(500)]
     error = np.std(values) / math.sqrt(len(values))
     assert elbo == pytest.approx(np.mean(values), abs=4 * error)
-    assert error < 0.1
+    assert error < 0.12
 
 
 def test_step_is_a_stationary_point_of_the_elbo():
