@@ -10,7 +10,7 @@ MAIN   := results/nmes1988
 sources := pyproject.toml README.md $(shell find models inference suite -type f -not -name '*.pyc')
 checks  := $(shell find tests notebooks benchmarks -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help compare test lint types format clean
+.PHONY: help compare test browser lint types format clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +30,17 @@ $(VENV)/tested: $(VENV)/installed $(checks)
 	$(BIN)/python -m pytest
 	@touch $@
 
+browser: $(VENV)/installed $(VENV)/browser
+	@echo "==> the pages in a real browser"
+	$(BIN)/python -m pytest tests/browser
+
+$(VENV)/browser: $(VENV)/dependencies
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ echo "make browser needs Chromium or Chrome on the PATH; install it (Debian: apt-get install chromium)"; exit 2; }
+	@echo "==> installing what drives the browser"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[browser]'
+	@touch $@
+
 lint: $(VENV)/installed
 	@echo "==> lint"
 	$(BIN)/ruff check .
@@ -45,6 +56,7 @@ format: $(VENV)/installed
 
 $(VENV)/installed: $(VENV)/dependencies $(sources)
 	@echo "==> installing zipmix into $(VENV)"
+	@rm -rf build/lib build/bdist.*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
 	@touch $@
 
@@ -55,4 +67,4 @@ $(VENV)/dependencies: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build *.egg-info

@@ -229,15 +229,12 @@ def _alternatives(c: Comparison) -> dict[str, str]:
         + ".",
         "forest": "omega and lambda of every component and column by every method, with 95 % intervals for "
         f"{', '.join(c.matched_draws) or 'none'}; the numbers are in the table of parameters.",
-        "counts": f"Heatmap of log(1 + count), rows in the order of the components of {c.reference}; the numbers are in "
-        "the table of columns.",
-        "structural": f"Zeros of every column by {c.reference}, in shares of the column: "
-        + ", ".join(
-            f"{name} {share:.3f}" for name, share in zip(c.data.names, c.zeros.observed_D.tolist(), strict=True)
-        )
-        + " zeros in all, cut into structural ones and those of the Poisson part.",
-        "rootograms": f"Hanging rootograms of the columns by {c.reference}: square roots of expected frequencies with the "
-        "observed ones hung from them.",
+        "counts": f"Heatmap of log(1 + count), rows in the order of the components of {c.reference}; the numbers are "
+        "in the table of columns.",
+        "structural": f"Zeros of every column by {c.reference}, cut into structural ones and those of the Poisson "
+        f"part. Shares of zeros in all: {shares}.",
+        "rootograms": f"Hanging rootograms of the columns by {c.reference}: square roots of expected frequencies with "
+        "the observed ones hung from them.",
         "zeros": f"Share of zeros per column, observed and predicted. Largest difference: {zeros}.",
     }
 

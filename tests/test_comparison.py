@@ -3,15 +3,19 @@
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
+import jsonschema
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import zipmix
 from zipmix.comparison import Comparison, compare
+from zipmix.held_out import score, split
 from zipmix.models.parameters import Parameters
 from zipmix.report import as_record, read_comparison, write_report
 from zipmix.verdict import agreeing_digits, interval
@@ -157,6 +161,66 @@ def test_numbers_in_json_are_those_of_the_fits(folder: Path, compared: Compariso
     assert len(rows["em"]["restarts"]["objective"]) == 6
     assert record["data"]["names"][3] == HOSTILE
     assert {"torch", "pyro-ppl", "zipmix"} <= set(record["versions"])
+
+
+def test_json_has_the_documented_structure(folder: Path) -> None:
+    schema = json.loads(files("zipmix").joinpath("schemas/comparison.schema.json").read_text())
+    committed = Path(__file__).parent.parent / "results" / "nmes1988"
+    for place in (folder, committed):
+        record = json.loads((place / "comparison.json").read_text())
+        jsonschema.validate(record, schema)
+    record["methods"][0].pop("gap")
+    with pytest.raises(jsonschema.ValidationError, match="'gap' is a required property"):
+        jsonschema.validate(record, schema)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".md", ".tex"])
+def test_tables_hold_the_numbers(folder: Path, compared: Comparison, suffix: str) -> None:
+    text = (folder / "tables" / f"methods{suffix}").read_text()
+    for row in compared.summaries:
+        assert f"{row.log_posterior:.4f}" in text
+        assert row.method.replace("_", r"\_" if suffix == ".tex" else "_") in text
+    if suffix == ".tex":
+        assert r"\toprule" in text
+    columns = (folder / "tables" / f"columns{suffix}").read_text()
+    assert columns.count("\n") >= 5
+
+
+def test_held_out_scores_against_direct_sums() -> None:
+    X = zipmix.simulate(40, 3, 2, seed=9).X
+    X[0, 1:] = torch.nan
+    parts = split(X, share=0.25, seed=1)
+    assert parts.rows_MD.shape == (10, 3)
+    assert parts.masked_JD.shape == (10, 3)
+    lost = parts.masked_JD.isnan() & ~parts.complete_JD.isnan()
+    assert lost.sum(1).tolist() == [1] * 10
+    assert int(parts.train_ND.isnan().sum() + parts.rows_MD.isnan().sum()) == 10 + 2
+    fitted = zipmix.fit(parts.train_ND, 2, "gibbs", n_chains=2, n_warmup=10, n_draws=20)
+    scored = score(fitted, parts)
+    assert fitted.draws is not None
+    draws = [Parameters(*(v.flatten(0, 1)[s] for v in fitted.draws)) for s in range(40)]
+
+    def density(row: torch.Tensor, theta: Parameters) -> float:
+        total = 0.0
+        for k in range(2):
+            product = theta.pi[k].item()
+            for d in range(3):
+                x = row[d].item()
+                if x == x:
+                    omega, lam = theta.omega[k, d].item(), theta.lam[k, d].item()
+                    product *= omega * stats.poisson.pmf(x, lam) + (1 - omega) * (x == 0)
+            total += product
+        return total
+
+    rows = [np.log(np.mean([density(row, theta) for theta in draws])) for row in parts.rows_MD]
+    cells = [
+        np.log(np.mean([density(full, theta) / density(masked, theta) for theta in draws]))
+        for full, masked in zip(parts.complete_JD, parts.masked_JD, strict=True)
+    ]
+    for part, direct in ((scored.rows, rows), (scored.cells, cells)):
+        assert part is not None
+        assert part.mean == pytest.approx(np.mean(direct), rel=1e-10)
+        assert part.error == pytest.approx(np.std(direct, ddof=1) / 10**0.5, rel=1e-10)
 
 
 class _Page(HTMLParser):
