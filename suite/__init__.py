@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zipmix.checker import Report as Report
     from zipmix.checker import check as check
+    from zipmix.choose import choose_k as choose_k
     from zipmix.comparison import Comparison as Comparison
     from zipmix.comparison import compare as compare
     from zipmix.data import Data as Data
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Report": "zipmix.checker",
     "check": "zipmix.checker",
+    "choose_k": "zipmix.choose",
     "Comparison": "zipmix.comparison",
     "compare": "zipmix.comparison",
     "Data": "zipmix.data",
