@@ -140,10 +140,8 @@ def main() -> int:
         ),
     ):
         print(f"{name}: {times.ours:.4g} s (at least {least} times faster wanted)")
-        print(
-            f"  broadcast, as the coursework asks:      {times.coursework:.4g} s, {times.coursework / times.ours:.0f} times"
-        )
-        print(f"  broadcast, objective as a by-product:   {times.lean:.4g} s, {times.lean / times.ours:.0f} times")
+        for form, taken in (("as the coursework asks", times.coursework), ("objective as a by-product", times.lean)):
+            print(f"  broadcast, {form}: {taken:.4g} s, {taken / times.ours:.0f} times")
         short = short or times.coursework < least * times.ours
     return int(short)
 
