@@ -1,18 +1,23 @@
 """The one loop: repeats a step on a batch of runs until each has converged, and keeps the trace.
 
 A step improves all runs of a batch (restarts, chains) at once. A run that has converged leaves the batch, so the last
-ones do not pay for the first. Ctrl-C ends the loop and hands back what is there.
+ones do not pay for the first. Ctrl-C or the end of a budget of time ends the loop and hands back what is there.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
+
+# When the method at work is to end, as time.perf_counter tells it.
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 class Loop(NamedTuple):
@@ -58,10 +63,13 @@ def iterate(
     n_iter_R = torch.zeros(n_runs, dtype=torch.int64)
     active_A = torch.arange(n_runs)
     calm_A = torch.zeros(n_runs, dtype=torch.int64)
-    ended, batch, interrupted = state, state, False
+    ended, batch, interrupted = state, state, ""
     with progress_bar(max_iter, label, enabled=progress) as advance:
         try:
             for _ in range(max_iter):
+                if out_of_time():
+                    interrupted = "by its budget of time"
+                    break
                 batch = step(batch)
                 previous, current = current, objective(batch)
                 row = torch.full((n_runs,), torch.nan, dtype=torch.float64)
@@ -83,10 +91,10 @@ def iterate(
                     batch = _take(batch, ~done)
                     current, calm_A, active_A = current[~done], calm_A[~done], active_A[~done]
         except KeyboardInterrupt:
-            interrupted = True
+            interrupted = "by the user"
     ended = _put(ended, active_A, batch)
     if interrupted:
-        reason = f"interrupted by the user after {len(trace) - 1} of at most {max_iter} iterations"
+        reason = f"interrupted {interrupted} after {len(trace) - 1} of at most {max_iter} iterations"
     elif tolerance is None:
         reason = f"took all {max_iter} iterations"
     elif bool(converged_R.all()):
@@ -96,6 +104,21 @@ def iterate(
         reason = f"{stuck} of {n_runs} runs reached max_iter = {max_iter} before the objective settled to {tolerance:g}"
     final = Loop(objective(ended), torch.stack(trace), torch.tensor(seconds), converged_R, n_iter_R, reason)
     return ended, final
+
+
+@contextmanager
+def time_budget(seconds: float | None) -> Iterator[None]:
+    """Ends the loops inside it after so much wall time, between two iterations; None sets no limit."""
+    token = _deadline.set(math.inf if seconds is None else time.perf_counter() + seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def out_of_time() -> bool:
+    """Whether the budget of time is used up."""
+    return time.perf_counter() > _deadline.get()
 
 
 def settled(trace: Tensor, reason: str) -> tuple[bool, str]:

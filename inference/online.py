@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from zipmix.inference.cavi import divergence
-from zipmix.inference.loop import progress_bar, settled
+from zipmix.inference.loop import out_of_time, progress_bar, settled
 from zipmix.inference.result import Fit, Restarts
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import (
@@ -159,6 +159,9 @@ def online(
                 trace.append((n_rows or state.n_seen) * own_R + prior_term(q, prior, algorithm))
                 seconds.append(time.perf_counter() - began)
                 advance()
+                if out_of_time():
+                    reason = "interrupted by its budget of time: "
+                    break
         except KeyboardInterrupt:
             reason = "interrupted by the user: "
     if state is None:

@@ -18,7 +18,7 @@ from pyro.optim import ClippedAdam
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
-from zipmix.inference.loop import iterate
+from zipmix.inference.loop import iterate, out_of_time
 from zipmix.inference.result import Fit, Problem, Restarts, pose
 from zipmix.inference.start import Init, interior, starts
 from zipmix.models.parameters import Parameters, Prior, check_real, check_whole, require_mode, require_proper
@@ -201,6 +201,8 @@ def _lbfgs(problem: Problem, start: Parameters, trace_T: Tensor, seconds_T: Tens
     def record(intermediate_result: OptimizeResult) -> None:
         objective.append(-float(intermediate_result.fun))
         seconds.append(before + time.perf_counter())
+        if out_of_time():
+            raise StopIteration  # L-BFGS-B hands back the point it is at
 
     pi, omega, lam = interior(start)
     x0 = torch.cat([pi.log(), omega.logit().flatten(), lam.log().flatten()])
