@@ -217,7 +217,10 @@ def _lbfgs(problem: Problem, start: Parameters, trace_T: Tensor, seconds_T: Tens
     )
     steepest = float(np.abs(result.jac).max())
     converged = steepest <= GRADIENT * (1 + abs(result.fun))
-    message = f"L-BFGS: {result.message}; largest gradient {steepest:.1e}"
+    ending = (
+        f"interrupted by its budget of time, L-BFGS: {result.message}" if out_of_time() else f"L-BFGS: {result.message}"
+    )
+    message = f"{ending}; largest gradient {steepest:.1e}"
     end = Parameters(*(value.detach() for value in point(torch.from_numpy(result.x))))
     return Ascent(
         end, -float(result.fun), torch.tensor(objective, dtype=torch.float64), torch.tensor(seconds), converged, message

@@ -2,4 +2,6 @@
 
 from zipmix.cli import main
 
-main()
+# Processes that a study starts import this file as well.
+if __name__ == "__main__":
+    main()

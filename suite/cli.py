@@ -105,6 +105,10 @@ def compare_command(
     seed: Seed = 0,
     starts: Annotated[int, typer.Option(min=1, help="Starts of EM.")] = 50,
     chains: Annotated[int, typer.Option(min=1, help="Chains of the samplers.")] = 4,
+    held_out: Annotated[float, typer.Option(help="Share of rows that a second fit is scored on; 0: none.")] = 0.1,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds after which a fit ends with what it has.", show_default=False)
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
 ) -> None:
     """Run the methods on the same data from the same starts and write one folder with a report."""
@@ -124,6 +128,8 @@ def compare_command(
         seed=seed,
         n_starts=starts,
         n_chains=chains,
+        held_out=held_out,
+        budget=budget,
         progress=True,
     )
     from rich.console import Console

@@ -29,7 +29,7 @@ from zipmix.inference.result import Fit, Problem, pose
 from zipmix.labels import match
 from zipmix.models.counts import as_counts
 from zipmix.models.kernel import log_zero, logs
-from zipmix.models.parameters import InputError, Parameters, Prior, check_whole
+from zipmix.models.parameters import InputError, Parameters, Prior, check_real, check_whole
 from zipmix.models.posterior import log_posterior_at
 from zipmix.runs import Runs, run_methods
 from zipmix.verdict import Verdict, interval, reach_verdict
@@ -111,6 +111,7 @@ def compare(
     n_chains: int = 4,
     settings: dict[str, dict[str, Any]] | None = None,
     held_out: float = 0.1,
+    budget: float | None = None,
     progress: bool = False,
 ) -> Comparison:
     """Runs methods of inference on the same data and compares them.
@@ -129,6 +130,8 @@ def compare(
         n_chains: chains of the samplers.
         settings: further settings per method, {"gibbs": {"n_draws": 2000}}.
         held_out: share of the rows on which a second fit of every method is scored, in [0, 0.5]; 0: none is made.
+        budget: seconds of wall time for each fit, > 0: iterations end there, and the method hands back what it has.
+            None sets no limit.
         progress: whether to show progress bars.
     Returns:
         The comparison. A method that fails is named in `failures` and stops nothing.
@@ -137,7 +140,7 @@ def compare(
     """
     began = time.perf_counter()
     settings = settings if settings is not None else {}
-    _check(methods, settings, n_starts, n_chains, held_out)
+    check_comparison(methods, settings, n_starts, n_chains, held_out, budget)
     data = X if isinstance(X, Data) else None
     problem = pose(data.X if data else X, n_components, prior)
     data = data or Data(problem.table.X_ND, problem.table.names, None, "given as an array")
@@ -150,6 +153,7 @@ def compare(
             n_starts=n_starts,
             n_chains=n_chains,
             seed=seed,
+            budget=budget,
             label=label,
             progress=progress,
         )
@@ -239,9 +243,19 @@ def assemble(
     )
 
 
-def _check(
-    methods: Sequence[str], settings: dict[str, dict[str, Any]], n_starts: int, n_chains: int, held_out: float
+def check_comparison(
+    methods: Sequence[str],
+    settings: dict[str, dict[str, Any]],
+    n_starts: int,
+    n_chains: int,
+    held_out: float,
+    budget: float | None,
 ) -> None:
+    """Refuses arguments of compare that cannot be used.
+
+    Raises:
+        InputError: naming the argument.
+    """
     if not methods:
         raise InputError(f"methods must name at least one of {', '.join(METHODS)}.")
     for name in [*methods, *settings]:
@@ -255,6 +269,8 @@ def _check(
         raise InputError(f"n_starts must be at least n_chains = {n_chains}, got {n_starts}.")
     if not 0 <= held_out <= 0.5:
         raise InputError(f"held_out must lie in [0, 0.5], got {held_out!r}.")
+    if budget is not None:
+        check_real(budget, "budget")
 
 
 def _summary(f: Fit, log_posterior: float, best: float, partition: Tensor, matched: Parameters | None) -> Summary:

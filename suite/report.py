@@ -10,8 +10,9 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from zipmix.models.parameters import InputError, Parameters, Prior
 from zipmix.outputs import refuse_existing
 from zipmix.tables import as_csv, as_latex, as_markdown, comparison_tables
 from zipmix.verdict import LEVEL, interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCHEMA = 1
 
@@ -50,6 +54,8 @@ def write_report(comparison: Comparison, folder: str | Path, *, overwrite: bool 
     Raises:
         InputError: the folder exists, or cannot be written.
     """
+    from zipmix.plots import comparison_figures
+
     folder = Path(folder)
     refuse_existing(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +65,7 @@ def write_report(comparison: Comparison, folder: str | Path, *, overwrite: bool 
         (fresh / "fits").mkdir(parents=True)
         for name, fitted in comparison.fits.items():
             fitted.save(fresh / "fits" / f"{name}.nc")
-        pictures = _draw(comparison, fresh / "figures")
+        pictures = draw(lambda: comparison_figures(comparison), fresh / "figures")
         (fresh / "tables").mkdir()
         for name, table in comparison_tables(comparison).items():
             for suffix, written in ((".csv", as_csv), (".md", as_markdown), (".tex", as_latex)):
@@ -116,7 +122,7 @@ def as_record(comparison: Comparison) -> dict[str, Any]:
     """Every number of a comparison as plain containers, fit for JSON: NaN and infinity become null."""
     c = comparison
     X_ND = c.data.X
-    return _plain(
+    return plain(
         {
             "schema": SCHEMA,
             "command": c.command,
@@ -166,12 +172,8 @@ def render(comparison: Comparison, record: dict[str, Any], pictures: dict[str, s
         record: its numbers, of as_record.
         pictures: figures as data URLs, by name.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("zipmix", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("report.html").render(
+    return page(
+        "report.html",
         c=comparison,
         record=record,
         pictures=pictures,
@@ -180,21 +182,34 @@ def render(comparison: Comparison, record: dict[str, Any], pictures: dict[str, s
     )
 
 
-def _draw(comparison: Comparison, folder: Path) -> dict[str, str]:
-    """Writes the figures as PNG and SVG and returns them as data URLs."""
+def page(template: str, **values: Any) -> str:
+    """A template filled in; what users named is text in it, never markup."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("zipmix", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(template).render(**values)
+
+
+def draw(figures: Callable[[], dict[str, "Figure"]], folder: Path) -> dict[str, str]:
+    """Writes figures as PNG and SVG and returns them as data URLs.
+
+    Args:
+        figures: what draws them, by name, in the style of reports.
+        folder: made if need be.
+    """
     import matplotlib
     from matplotlib import pyplot as plt
 
-    from zipmix.plots import comparison_figures
-
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     pictures = {}
     # A backend without windows, and the user's own backend and figures left as they were.
     with matplotlib.rc_context(STYLE), plt.ioff():
         backend = matplotlib.get_backend()
         plt.switch_backend("agg")
         try:
-            for name, figure in comparison_figures(comparison).items():
+            for name, figure in figures().items():
                 figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
                 content = io.BytesIO()
                 figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
@@ -280,13 +295,14 @@ def _restarts(c: Comparison, method: str) -> dict[str, Any] | None:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Plain containers, fit for JSON: tensors as lists, NaN and infinity as None."""
     if isinstance(value, Tensor):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

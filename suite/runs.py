@@ -8,7 +8,7 @@ import torch
 
 from zipmix.inference import METHODS, fit
 from zipmix.inference.cavi import cavi
-from zipmix.inference.loop import progress_bar
+from zipmix.inference.loop import progress_bar, time_budget
 from zipmix.inference.result import Fit, Problem
 from zipmix.inference.start import Init, starts
 from zipmix.memory import peak_memory
@@ -38,6 +38,7 @@ def run_methods(
     n_starts: int,
     n_chains: int,
     seed: int,
+    budget: float | None,
     label: str,
     progress: bool,
 ) -> Runs:
@@ -50,6 +51,7 @@ def run_methods(
         n_starts: starts of the methods that take many.
         n_chains: chains of the samplers.
         seed: of everything.
+        budget: seconds after which a method hands back what it has; None sets no limit.
         label: what the progress bar says.
         progress: whether to show it.
     """
@@ -62,7 +64,7 @@ def run_methods(
         for name in methods:
             own = begin(name) | settings.get(name, {})
             try:
-                with peak_memory() as peak:
+                with peak_memory() as peak, time_budget(budget):
                     fits[name] = fit(X_ND, K, name, prior=prior, seed=seed, **own)
                 memory[name] = peak.bytes
             except Exception as error:  # whatever one method does, the others are still worth their time
