@@ -132,7 +132,8 @@ def smallest(problem: Problem, still_wrong: Callable[[Problem], bool]) -> Proble
         problem: on which the mistake shows.
         still_wrong: whether it shows on a smaller one.
     """
-    for axis in ("components", "columns", "rows"):
+    # Columns, of which there may be hundreds, come last: trials on fewer rows are cheap, and may be limited in number.
+    for axis in ("components", "rows", "columns"):
         size = {"components": problem.sizes[2], "columns": problem.sizes[1], "rows": problem.sizes[0]}[axis]
         kept = list(range(size))
         chunk = size // 2

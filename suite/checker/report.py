@@ -80,7 +80,7 @@ class ItemReport:
         return any(finding.kind == "empty" for finding in self.findings)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What was found about a solution; `report["m_step"]` is that of one function."""
 
@@ -113,9 +113,16 @@ class Report:
     @property
     def verdict(self) -> str:
         """The whole report in one line."""
+        return f"{self._count} ({self.seconds:.1f} s{', quick' if self.quick else ''})"
+
+    @property
+    def _count(self) -> str:
         n_right = sum(item.passed for item in self.items.values())
-        quick = ", quick" if self.quick else ""
-        return f"{n_right} of {len(self.items)} functions right ({self.seconds:.1f} s{quick})"
+        return f"{n_right} of {len(self.items)} functions right"
+
+    def __repr__(self) -> str:
+        """The count of right functions; print(report) shows all."""
+        return f"<Report on {self.source}: {self._count}>"
 
     def __rich__(self) -> "Group":
         """A table for the terminal."""
