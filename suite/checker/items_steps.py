@@ -170,7 +170,9 @@ def em_problems(seed: int) -> tuple[Problem, ...]:
 
 def _ask_em(problem: Problem) -> dict[str, Any]:
     iterations = {SHORT: 2, LONG: 100, SINGLE: 40}[problem.kind]
-    settings = {"max_iter": iterations, "tol": 1e-10, "seed": 617, "verbose": False}
+    # In float32 two values may be equal by chance; the run must go on to where rounding lowers one.
+    tol = 0.0 if problem.kind == SINGLE else 1e-10
+    settings = {"max_iter": iterations, "tol": tol, "seed": 617, "verbose": False}
     return some(("data", "hyperparams"))(problem) | settings
 
 
