@@ -25,7 +25,8 @@ def load_data(name_or_path: str | Path) -> Data:
 
     Args:
         name_or_path: "nmes1988" (six health-care counts of 4 406 people), "digits" (pixels of 1 797 handwritten digits,
-            labels kept), or a file: .csv (a header row; an empty cell or NA is missing), .npy, or a coursework .pkl.
+            labels kept), or a file: .csv (a header row; an empty cell or NA is missing; a first column without a name
+            holds names of rows), .npy, or a coursework .pkl.
     Returns:
         The counts with names of columns, known labels of rows and their source.
     Raises:
@@ -76,11 +77,18 @@ def _csv(path: Path) -> Table:
     import pandas as pd
 
     try:
-        frame = pd.read_csv(path)
+        head = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
+        # A first column without a name holds names of rows, as pandas writes them.
+        frame = pd.read_csv(path, index_col=0 if len(head) > 1 and pd.isna(head.iloc[0]) else None)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(
             f"X is not a readable CSV table: {str(error).strip()}; write a header row, then counts."
         ) from None
+    if pd.to_numeric(head, errors="coerce").notna().all():
+        raise InputError(
+            f"X has numbers alone in its first row ({', '.join(head.iloc[:3])}, ...), where the names of columns are "
+            "looked for; write a header row, then counts."
+        )
     return as_table(frame)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PRINTED_COLUMNS = 12
 
 # What of the table of methods fits in a terminal; the report has all of it.
-PRINTED_HEADERS = ("method", "log posterior", "gap (nats)", "ELBO", "matched", "ESS/s", "time (s)", "converged")
+PRINTED_HEADERS = ("method", "log posterior", "gap (nats)", "ELBO", "matched", "time (s)", "converged")
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:

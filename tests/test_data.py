@@ -58,6 +58,21 @@ def test_csv(gone, tmp_path):
     assert load_data(str(path)).names == data.names
 
 
+def test_csv_without_a_header_is_refused_and_no_row_lost(tmp_path):
+    path = tmp_path / "bare.csv"
+    path.write_text("1,0,2\n3,0,0\n")
+    with pytest.raises(InputError, match=r"numbers alone in its first row \(1, 0, 2, \.\.\.\)"):
+        load_data(path)
+
+
+def test_csv_whose_first_column_has_no_name_has_names_of_rows(tmp_path):
+    path = tmp_path / "pandas.csv"
+    path.write_text(",a,b\nfirst,1,0\nsecond,4,2\n")
+    data = load_data(path)
+    assert data.names == ("a", "b")
+    assert data.X.tolist() == [[1.0, 0.0], [4.0, 2.0]]
+
+
 def test_csv_with_a_byte_order_mark_and_windows_lines(tmp_path):
     path = tmp_path / "TABLE.CSV"
     path.write_bytes(b"\xef\xbb\xbfa,b\r\n1,2\r\n3,4\r\n")
