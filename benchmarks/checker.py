@@ -34,10 +34,11 @@ def processor_seconds() -> float:
 def seconds(file: Path, *options: str) -> tuple[float, float, int]:
     """Wall-clock seconds, processor seconds and exit status of one check."""
     began, used = time.perf_counter(), processor_seconds()
-    code = subprocess.run(
-        [sys.executable, "-m", "zipmix", "check", str(file), *options], capture_output=True, check=False
-    ).returncode
-    return time.perf_counter() - began, processor_seconds() - used, code
+    command = [sys.executable, "-m", "zipmix", "check", str(file), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "functions right" not in done.stdout:
+        raise SystemExit(done.stderr)
+    return time.perf_counter() - began, processor_seconds() - used, done.returncode
 
 
 def main() -> None:
