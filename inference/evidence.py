@@ -109,10 +109,8 @@ def log_evidence_chib(fit: Fit, *, seed: int = 0) -> Evidence:
     )
     log_ordinate, error = _log_mean(log_density_S.reshape(fit.draws.pi.shape[:2]))
     joint = log_posterior_at(counts, point, fit.prior).item()
-    n_draws = len(log_density_S)
-    return Evidence(
-        joint - log_ordinate, error, f"averaged over {n_draws} draws and all relabellings of {K} components"
-    )
+    reason = f"averaged over {len(log_density_S)} draws and all relabellings of {K} components"
+    return Evidence(joint - log_ordinate, error, reason + _doubt(error, "draws"))
 
 
 def central_point(counts: Counts, parameters: Parameters, prior: Prior) -> Parameters:

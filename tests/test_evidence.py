@@ -162,3 +162,15 @@ def test_refuses_what_cannot_be_estimated():
         log_evidence_annealed(X, 2, conditional_ess=1.0)
     with pytest.raises(InputError, match=r"prior\.f is 0"):
         log_evidence_annealed(X, 2, Prior(alpha=1.0, a=1.0, b=1.0, e=1.0, f=0.0))
+
+
+def test_an_estimate_that_one_term_carries_says_so():
+    """Digits have 64 columns: five draws and two particles cannot do, and no number is to look as if they could."""
+    X = load_data("digits").X[:60]
+    chib = log_evidence_chib(fit(X, 3, "gibbs", n_warmup=5, n_draws=5, n_chains=1))
+    annealed = log_evidence_annealed(X[:10], 3, Prior(f=0.1), n_groups=2, n_particles=2, conditional_ess=0.1)
+    for found in (chib, annealed):
+        assert found.error > 0.5
+        assert "neither it nor its error is to be trusted" in found.reason
+    X, K, prior = PROBLEMS[0]
+    assert "trusted" not in log_evidence_annealed(X, K, prior).reason
