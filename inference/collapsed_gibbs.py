@@ -49,41 +49,53 @@ def assign(problem: Problem, theta: Parameters, rng: np.random.Generator) -> Sta
 
 def sweep(problem: Problem, state: State, rng: np.random.Generator) -> State:
     """Draws (z_i, b_i) of every row in turn, given the others, for all chains; then the parameters."""
-    z_CN = state.z.numpy().copy()
-    n, c, s, p, m = (value.numpy().copy() for value in state.statistics)
-    alpha, a, b, e, f = (np.asarray(value) for value in problem.prior)
-    D, chain = problem.counts.n_features, np.arange(len(z_CN))
+    alpha_K = np.asarray(problem.prior.alpha)
     cells_ND = problem.table.X_ND.numpy()
     X_ND, M_ND = np.nan_to_num(cells_ND), (~np.isnan(cells_ND)).astype(np.float64)
-    log_uniform = np.log(rng.random((len(X_ND), len(chain), 1)))
-    uniform = rng.random((2, len(X_ND), len(chain), D))
-    for i in range(len(X_ND)):
+    (N, D), chain = X_ND.shape, np.arange(len(state.z))
+    z_CN, n_CK = state.z.numpy().copy(), state.statistics.n.numpy().copy()
+    cspm = np.stack([value.numpy() for value in state.statistics[1:]])
+    log_uniform_NC = np.log(rng.random((N, len(chain), 1)))
+    uniform_take, uniform_put = rng.random((2, N, len(chain), D))
+    for i in range(N):
         x, seen = X_ND[i], M_ND[i]
-        at = chain, z_CN[:, i]
-        zeros = c[at] - p[at]
-        b_i = np.where(x > 0, 1.0, (uniform[0, i] * zeros < m[at] - p[at]) * seen)
-        _add(-1, at, (n, c, s, p, m), (1.0, seen, x, x > 0, b_i))
+        row = np.stack([seen, x, x > 0, seen])[:, None].repeat(len(chain), axis=1)
 
-        # With the cell's own x and b = 1, shape and rate of lambda become e + s + x and f + m + 1.
-        log_poisson = gammaln(e + s + x) - gammaln(e + s) - gammaln(x + 1)
-        log_poisson += (e + s) * np.log((f + m) / (f + m + 1)) - x * np.log(f + m + 1)
-        on = np.log(a + m) + log_poisson
-        off = np.where(x > 0, -np.inf, np.log(b + c - m))
+        c, _, p, m = cspm[:, chain, z_CN[:, i]]
+        row[3] = np.where(x > 0, 1.0, (uniform_take[i] * (c - p) < m - p) * seen)
+        n_CK[chain, z_CN[:, i]] -= 1
+        cspm[:, chain, z_CN[:, i]] -= row
+
+        on, off = cell(x, cspm, problem.prior)
         either = np.logaddexp(on, off)
-        log_p = np.log(alpha + n) + ((either - np.log(a + b + c)) * seen).sum(-1)
-
+        log_p = np.log(alpha_K + n_CK) + (either * seen).sum(-1)
         below = np.logaddexp.accumulate(log_p, axis=1)
-        z_CN[:, i] = (log_uniform[i] + below[:, -1:] > below).sum(1)
-        at = chain, z_CN[:, i]
-        b_i = (np.log(uniform[1, i]) < (on - either)[at]) * seen
-        _add(+1, at, (n, c, s, p, m), (1.0, seen, x, x > 0, b_i))
-    counted = Statistics(*(torch.from_numpy(value) for value in (n, c, s, p, m)))
+        z_CN[:, i] = (log_uniform_NC[i] + below[:, -1:] > below).sum(1)
+
+        row[3] = (np.log(uniform_put[i]) < (on - either)[chain, z_CN[:, i]]) * seen
+        n_CK[chain, z_CN[:, i]] += 1
+        cspm[:, chain, z_CN[:, i]] += row
+    counted = Statistics(*(torch.from_numpy(value) for value in (n_CK, *cspm)))
     return _with_parameters(problem, torch.from_numpy(z_CN), counted, rng)
 
 
-def _add(sign: int, at: tuple[np.ndarray, np.ndarray], tables: tuple[np.ndarray, ...], row: tuple[Any, ...]) -> None:
-    for table, value in zip(tables, row, strict=True):
-        table[at] += sign * value
+def cell(x: np.ndarray, cspm: np.ndarray, prior: Prior) -> tuple[np.ndarray, np.ndarray]:
+    """log p(x, b = 1 | z = k) and log p(x, b = 0 | z = k) given the other rows.
+
+    Args:
+        x: (D,) counts of one row.
+        cspm: (4, ..., K, D) statistics c, s, p, m of the other rows.
+        prior: hyperparameters.
+    Returns:
+        Two arrays (..., K, D).
+    """
+    c, s, _, m = cspm
+    a, b, e, f = (float(value) for value in prior[1:])
+    shape, rate = e + s, f + m
+    log_poisson = gammaln(shape + x) - gammaln(shape) - gammaln(x + 1)
+    log_poisson += shape * np.log(rate / (rate + 1)) - x * np.log(rate + 1)
+    log_all = np.log(a + b + c)
+    return np.log(a + m) + log_poisson - log_all, np.where(x > 0, -np.inf, np.log(b + c - m) - log_all)
 
 
 def _with_parameters(problem: Problem, z_CN: Tensor, counted: Statistics, rng: np.random.Generator) -> State:
