@@ -24,6 +24,7 @@ from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, log_density, mode
 from zipmix.models.kernel import expectation, logs
 from zipmix.models.parameters import Parameters, Prior, check_flag, check_real, check_whole, require_mode
+from zipmix.models.rows import threads_for_parts
 
 
 class State(NamedTuple):
@@ -107,17 +108,17 @@ def em(
         start=start,
         seed=seed,
     )
-    first = evaluate(problem, theta, torch.ones(len(theta.pi), dtype=torch.float64))
     step = squarem_step if accelerate else em_step
-    state, loop = iterate(
-        lambda state: step(problem, state),
-        first,
-        lambda state: state.objective,
-        max_iter=max_iter,
-        tolerance=tolerance,
-        progress=progress,
-        label="em",
-    )
+    with threads_for_parts():
+        state, loop = iterate(
+            lambda state: step(problem, state),
+            evaluate(problem, theta, torch.ones(len(theta.pi), dtype=torch.float64)),
+            lambda state: state.objective,
+            max_iter=max_iter,
+            tolerance=tolerance,
+            progress=progress,
+            label="em",
+        )
     best = int(loop.objective_R.argmax())
     length = int(loop.n_iter_R[best]) + 1
     return Fit(

@@ -105,7 +105,8 @@ class Counts(NamedTuple):
     def no_sums(self, n_products: int) -> Tensor:
         """Zeros to which the chunks add R @ A, for J products."""
         columns = self.n_columns if self.letters is None else self.letters.B_UE.shape[0]
-        if isinstance(self.X, Tensor):
+        # Both kinds of product run faster along the longer side; the sparse one knows no other way.
+        if isinstance(self.X, Tensor) and columns >= n_products:
             return torch.zeros(n_products, columns, dtype=torch.float64)
         return torch.zeros(columns, n_products, dtype=torch.float64).T
 

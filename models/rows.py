@@ -8,8 +8,10 @@ Letters: N rows of a chunk, E columns of A (2 D or 3 D), J columns of W, one for
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, reduce
 from typing import NamedTuple, TypeVar
 
@@ -22,6 +24,9 @@ Result = TypeVar("Result")
 
 # Numbers in the larger table of a chunk, A or the responsibilities: 2 MB of float64, a core's share of the cache.
 CHUNK = 2**18
+
+# Numbers in a part of the rows that is worth a thread of its own.
+PART = 2**15
 
 # Pairs (column, count) beyond which a table over them leaves the cache.
 MOST_CODES = 2**15
@@ -133,16 +138,35 @@ def in_parts(n_rows: int, size: int, function: Callable[[int, int], Result]) -> 
 
     Args:
         n_rows: rows to share out.
-        size: numbers in a row's larger table; parts of less than a chunk are not worth a thread.
+        size: numbers in a row's larger table.
         function: called with the bounds of each part, in parallel.
     Returns:
         The results in the order of the rows.
     """
-    n_parts = min(torch.get_num_threads(), max(1, n_rows * size // CHUNK))
+    n_parts = min(_n_threads.get() or torch.get_num_threads(), max(1, n_rows * size // PART))
     if n_parts == 1:
         return [function(0, n_rows)]
     bounds = [n_rows * i // n_parts for i in range(n_parts + 1)]
     return list(_threads(n_parts, os.getpid()).map(function, bounds[:-1], bounds[1:]))
+
+
+@contextmanager
+def threads_for_parts() -> Iterator[None]:
+    """Within it torch's threads work on parts of the rows alone, and whatever else torch does runs in one.
+
+    Tables over components are small: threads that share one wait for one another longer than they work.
+    """
+    n_threads = torch.get_num_threads()
+    token = _n_threads.set(_n_threads.get() or n_threads)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+        _n_threads.reset(token)
+
+
+_n_threads: ContextVar[int | None] = ContextVar("n_threads", default=None)
 
 
 @cache
