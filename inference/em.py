@@ -15,11 +15,13 @@ lowers nothing; elsewhere the EM step stands and the longest step allowed shrink
 import time
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from zipmix.inference.loop import iterate
+from zipmix.inference.loop import Loop, Race, iterate, joined, together
 from zipmix.inference.result import Fit, Problem, Restarts, pose
+from zipmix.inference.split_merge import proposals
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, log_density, mode
 from zipmix.models.kernel import expectation, logs
@@ -61,6 +63,17 @@ def squarem_step(problem: Problem, state: State) -> State:
     return chosen._replace(longest=longest)
 
 
+def annealed(problem: Problem, theta: Parameters, n_passes: int) -> Parameters:
+    """Deterministic annealing (Ueda and Nakano, 1998): EM passes in which responsibilities start out alike.
+
+    They are in proportion to p(x_i, z_i = k)^power, and the power rises from 1 / n_passes to 1 in equal steps.
+    """
+    for t in range(1, n_passes + 1):
+        statistics, _ = expectation(problem.counts, logs(theta), power=t / n_passes)
+        theta = mode(complete_conditionals(statistics, problem.prior))
+    return theta
+
+
 def em(
     X: Any,
     n_components: int,
@@ -70,6 +83,9 @@ def em(
     n_starts: int = 20,
     init: Init = "kmeans++",
     start: Parameters | None = None,
+    annealing: int = 0,
+    race: Race | tuple[int, int] | None = None,
+    split_merge: int = 0,
     accelerate: bool = True,
     max_iter: int = 2000,
     tolerance: float = 1e-12,
@@ -81,44 +97,62 @@ def em(
         X: (N, D) counts >= 0, NaN where missing.
         n_components: K >= 1.
         prior: hyperparameters; alpha, a, b, e >= 1, since below 1 no MAP exists.
-        seed: of the starts.
+        seed: of the starts and the moves.
         n_starts: R >= 1, how many starts run, all in one batch.
         init: "kmeans++", "small-em" or "prior", where starts come from.
         start: starting points to use instead, (K, D) or (R, K, D).
+        annealing: passes of deterministic annealing between a start and EM.
+        race: (t, r): after t iterations the best r starts alone go on.
+        split_merge: rounds of split-and-merge moves, each from the best point so far.
         accelerate: SQUAREM (an iteration is two passes) or plain EM (one pass).
         max_iter: most iterations.
         tolerance: relative gain of the objective at which a start has converged.
         progress: whether to show a progress bar.
     Returns:
-        The fit of the best start; `restarts` tells of all of them.
+        The fit of the best start; `restarts` tells of all of them, and of the moves after them.
     Raises:
         InputError: data, prior or settings that cannot be used, or a prior without a MAP.
     """
     problem = pose(X, n_components, prior)
     require_mode(problem.prior, "em")
     check_whole(max_iter, "max_iter", at_least=1)
+    check_whole(annealing, "annealing", at_least=0)
+    check_whole(split_merge, "split_merge", at_least=0)
     check_real(tolerance, "tolerance", zero=True)
     check_flag(accelerate, "accelerate")
-    theta = starts(
-        problem.counts,
-        problem.prior,
-        n_components=problem.n_components,
-        n_starts=n_starts,
-        init=init,
-        start=start,
-        seed=seed,
-    )
+    short = None if race is None else Race(*(check_whole(value, "race", at_least=1) for value in race))
     step = squarem_step if accelerate else em_step
-    with threads_for_parts():
-        state, loop = iterate(
+
+    def run(theta: Parameters, race: Race | None, label: str) -> tuple[State, Loop]:
+        return iterate(
             lambda state: step(problem, state),
             evaluate(problem, theta, torch.ones(len(theta.pi), dtype=torch.float64)),
             lambda state: state.objective,
             max_iter=max_iter,
             tolerance=tolerance,
             progress=progress,
-            label="em",
+            label=label,
+            race=race,
         )
+
+    with threads_for_parts():
+        theta = starts(
+            problem.counts,
+            problem.prior,
+            n_components=problem.n_components,
+            n_starts=n_starts,
+            init=init,
+            start=start,
+            seed=seed,
+        )
+        state, loop = run(annealed(problem, theta, annealing), short, "em")
+        rng = np.random.default_rng([seed, 1_000_003])
+        for t in range(split_merge if problem.n_components > 1 else 0):
+            best = int(loop.objective_R.argmax())
+            top = Parameters(*(value[best] for value in state.theta))
+            moves = proposals(problem.counts, problem.prior, top, N_MOVES, rng)
+            moved, moved_loop = run(moves, Race(SHORT, FINALISTS), f"em: split and merge {t + 1}/{split_merge}")
+            state, loop = joined(state, moved), together(loop, moved_loop)
     best = int(loop.objective_R.argmax())
     length = int(loop.n_iter_R[best]) + 1
     return Fit(
@@ -136,6 +170,9 @@ def em(
             n_starts=len(theta.pi),
             init=init,
             start=start,
+            annealing=annealing,
+            race=None if race is None else list(race),
+            split_merge=split_merge,
             accelerate=accelerate,
             max_iter=max_iter,
             tolerance=tolerance,
@@ -144,9 +181,14 @@ def em(
         prior=problem.prior,
         X=problem.table.X,
         names=problem.table.names,
-        row_names=problem.table.row_names,
         restarts=Restarts(loop.objective_R, loop.n_iter_R, loop.converged_R, loop.trace_TR),
     )
+
+
+# Moves in a round of split-and-merge, the iterations that each of them gets, and how many then go on.
+N_MOVES = 10
+SHORT = 10
+FINALISTS = 2
 
 
 def _extrapolate(state: State, plain: State) -> tuple[Parameters, Tensor]:

@@ -31,6 +31,13 @@ class Loop(NamedTuple):
     reason: str  # why the loop ended
 
 
+class Race(NamedTuple):
+    """Short runs, of which the best go on (small-EM; Biernacki, Celeux and Govaert, 2003)."""
+
+    after: int  # steps that every run takes
+    finalists: int  # runs that go on
+
+
 def iterate(
     step: Callable[[State], State],
     state: State,
@@ -40,6 +47,7 @@ def iterate(
     tolerance: float | None,
     progress: bool,
     label: str,
+    race: Race | None = None,
 ) -> tuple[State, Loop]:
     """Steps until the relative gain in the objective falls to the tolerance, for every run of the batch.
 
@@ -52,6 +60,7 @@ def iterate(
             steps running; None takes max_iter steps.
         progress: whether to show a progress bar.
         label: what the bar says.
+        race: when to leave which runs behind; none where None.
     Returns:
         The state of all runs at their ends, and how they went.
     """
@@ -63,10 +72,10 @@ def iterate(
     n_iter_R = torch.zeros(n_runs, dtype=torch.int64)
     active_A = torch.arange(n_runs)
     calm_A = torch.zeros(n_runs, dtype=torch.int64)
-    ended, batch, interrupted = state, state, ""
+    ended, batch, interrupted, n_left = state, state, "", 0
     with progress_bar(max_iter, label, enabled=progress) as advance:
         try:
-            for _ in range(max_iter):
+            for t in range(1, max_iter + 1):
                 if out_of_time():
                     interrupted = "by its budget of time"
                     break
@@ -83,13 +92,17 @@ def iterate(
                 calm = current - previous <= tolerance * (1 + current.abs())
                 calm_A = (calm_A + 1) * calm
                 done = calm_A >= 2
-                if bool(done.any()):
+                converged_R[active_A[done]] = True
+                leaving = done
+                if race is not None and t == race.after:
+                    leaving = done | (current.argsort(descending=True).argsort() >= race.finalists)
+                    n_left = int((leaving & ~done).sum())
+                if bool(leaving.any()):
                     ended = _put(ended, active_A, batch)
-                    converged_R[active_A[done]] = True
-                    if bool(done.all()):
+                    if bool(leaving.all()):
                         break
-                    batch = _take(batch, ~done)
-                    current, calm_A, active_A = current[~done], calm_A[~done], active_A[~done]
+                    batch = _take(batch, ~leaving)
+                    current, calm_A, active_A = current[~leaving], calm_A[~leaving], active_A[~leaving]
         except KeyboardInterrupt:
             interrupted = "by the user"
     ended = _put(ended, active_A, batch)
@@ -97,11 +110,13 @@ def iterate(
         reason = f"interrupted {interrupted} after {len(trace) - 1} of at most {max_iter} iterations"
     elif tolerance is None:
         reason = f"took all {max_iter} iterations"
-    elif bool(converged_R.all()):
+    elif int(converged_R.sum()) + n_left == n_runs:
         reason = f"the objective rose by no more than {tolerance:g} (relative) in two iterations running"
     else:
-        stuck = int((~converged_R).sum())
+        stuck = int((~converged_R).sum()) - n_left
         reason = f"{stuck} of {n_runs} runs reached max_iter = {max_iter} before the objective settled to {tolerance:g}"
+    if race is not None and n_left:
+        reason += f"; {n_left} of {n_runs} runs were left behind after {race.after} iterations"
     final = Loop(objective(ended), torch.stack(trace), torch.tensor(seconds), converged_R, n_iter_R, reason)
     return ended, final
 
@@ -154,6 +169,25 @@ def progress_bar(total: int | None, label: str, *, enabled: bool) -> Iterator[Ca
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total)
         yield lambda: bar.advance(task)
+
+
+def joined(one: State, other: State) -> State:
+    """Two batches as one."""
+    return _map(lambda a, b: torch.cat([a, b]), one, other)
+
+
+def together(one: Loop, other: Loop) -> Loop:
+    """How two batches went, the other after the one; both traces begin at 0, and so do the seconds of the longer."""
+    length = max(len(one.trace_TR), len(other.trace_TR))
+    traces = [
+        torch.nn.functional.pad(loop.trace_TR, (0, 0, 0, length - len(loop.trace_TR)), value=torch.nan)
+        for loop in (one, other)
+    ]
+    longer = max(one, other, key=lambda loop: len(loop.seconds_T))
+    fields = ([getattr(loop, name) for loop in (one, other)] for name in ("objective_R", "converged_R", "n_iter_R"))
+    objective_R, converged_R, n_iter_R = (torch.cat(pair) for pair in fields)
+    reason = (one if one.objective_R.max() >= other.objective_R.max() else other).reason
+    return Loop(objective_R, torch.cat(traces, dim=1), longer.seconds_T, converged_R, n_iter_R, reason)
 
 
 def _take(state: State, index: Tensor) -> State:

@@ -96,11 +96,8 @@ def _stack(points: list[Parameters]) -> Parameters:
 
 
 def _partition_means(counts: Counts, prior: Prior, n_components: int, rngs: list[np.random.Generator]) -> Parameters:
-    few = counts
-    if counts.n_rows > SEEDING_ROWS:
-        chosen = rngs[0].choice(counts.n_rows, SEEDING_ROWS, replace=False)
-        few = counts.take(torch.from_numpy(np.sort(chosen)))
-    labels_RN = _nearest_seeds(few, n_components, rngs)
+    few = few_rows(counts, rngs[0])
+    labels_RN = nearest_seeds(few, n_components, rngs)
     R_NK = torch.nn.functional.one_hot(labels_RN, n_components).to(torch.float64)
     # Each component is given one average row more, so that none starts empty; a zero is structural half of the time.
     n, c, s, p, m = statistics(few, R_NK, lambda zeros_KD: zeros_KD / 2)
@@ -110,8 +107,24 @@ def _partition_means(counts: Counts, prior: Prior, n_components: int, rngs: list
     return mean(complete_conditionals(smoothed, prior))
 
 
-def _nearest_seeds(counts: Counts, n_components: int, rngs: list[np.random.Generator]) -> Tensor:
-    """For every row the number of the nearest of K rows chosen by k-means++, once for every generator, (R, N)."""
+def few_rows(counts: Counts, rng: np.random.Generator) -> Counts:
+    """The rows, or some thousands of them drawn at random where there are more."""
+    if counts.n_rows <= SEEDING_ROWS:
+        return counts
+    return counts.take(torch.from_numpy(np.sort(rng.choice(counts.n_rows, SEEDING_ROWS, replace=False))))
+
+
+def nearest_seeds(
+    counts: Counts, n_components: int, rngs: list[np.random.Generator], weight_N: Tensor | None = None
+) -> Tensor:
+    """For every row the number of the nearest of K rows chosen by k-means++, once for every generator, (R, N).
+
+    Args:
+        counts: N rows of D counts.
+        n_components: K.
+        rngs: R generators.
+        weight_N: how much a row counts in the choice; all the same where None.
+    """
     n_rows, n_runs = counts.n_rows, len(rngs)
     root_X = as_dense(counts.X).sqrt() if isinstance(counts.X, Tensor) else counts.X.astype(np.float64).sqrt()
     root = counts._replace(X=root_X, letters=None)
@@ -122,7 +135,9 @@ def _nearest_seeds(counts: Counts, n_components: int, rngs: list[np.random.Gener
     squares_N = _times(counts, torch.cat([one_D, 0 * one_D, column_D**2])[None])[0]
     nearest_RN = torch.full((n_runs, n_rows), torch.inf, dtype=torch.float64)
     label_RN = torch.zeros(n_runs, n_rows, dtype=torch.int64)
-    first, uniform = zip(*((int(rng.integers(n_rows)), rng.random(n_components)) for rng in rngs), strict=True)
+    share_N = None if weight_N is None else (weight_N / weight_N.sum()).numpy()
+    drawn = ((int(rng.choice(n_rows, p=share_N)), rng.random(n_components)) for rng in rngs)
+    first, uniform = zip(*drawn, strict=True)
     seed_R, uniform_KR = torch.tensor(first), torch.from_numpy(np.stack(uniform, axis=1))
     for k in range(n_components):
         seeds = root.take(seed_R)
@@ -133,7 +148,7 @@ def _nearest_seeds(counts: Counts, n_components: int, rngs: list[np.random.Gener
         distance_RN = (squares_N - 2 * products_RN + squares_N[seed_R, None]).clamp_min(0.0)
         label_RN[distance_RN < nearest_RN] = k
         nearest_RN = torch.minimum(nearest_RN, distance_RN)
-        reach_RN = nearest_RN.cumsum(1)
+        reach_RN = (nearest_RN if weight_N is None else weight_N * nearest_RN).cumsum(1)
         # Where there are fewer distinct rows than components, all of them are reached, and the last will do.
         at_R1 = (uniform_KR[k] * reach_RN[:, -1])[:, None]
         seed_R = torch.searchsorted(reach_RN, at_R1, right=True).squeeze(1).clamp_max(n_rows - 1)

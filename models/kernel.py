@@ -78,11 +78,13 @@ def rho(logs: Logs) -> Tensor:
     return torch.exp(logs.u - logs.w - log_zero(logs))
 
 
-def weights(counts: Counts, logs: Logs) -> Weights:
-    """The tables of A @ W + bias, in the dtype of the logs."""
+def weights(counts: Counts, logs: Logs, power: float = 1.0) -> Weights:
+    """The tables of power * (A @ W + bias), in the dtype of the logs."""
     zero = log_zero(logs)
     W_KE = torch.cat([logs.l, logs.u - logs.w - zero, -zero], dim=-1)
     bias_K = logs.log_pi + zero.sum(-1)
+    if power != 1:
+        W_KE, bias_K = power * W_KE, power * bias_K
     return Weights(counts.encode(W_KE.flatten(0, -2).T.contiguous()), bias_K.flatten(), logs.log_pi.shape)
 
 
@@ -141,16 +143,17 @@ def statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tensor], Te
     return _from_sums(counts, R_KN.sum(-1), sum(parts[1:], start=parts[0]), b_given_zero)
 
 
-def expectation(counts: Counts, logs: Logs) -> tuple[Statistics, Tensor]:
+def expectation(counts: Counts, logs: Logs, power: float = 1.0) -> tuple[Statistics, Tensor]:
     """The E-step in one pass (question 2a): expected sufficient statistics and log p(X | Theta).
 
     Args:
         counts: N rows of D counts.
         logs: tables with any batch axes in front.
+        power: of p(x_i, z_i = k) that responsibilities are in proportion to; under 1 they are more alike.
     Returns:
-        The statistics, and the log likelihood (...), z and b summed out.
+        The statistics, and the log likelihood (...), z and b summed out (where the power is 1).
     """
-    W_EJ, bias_J, batch = weights(counts, logs)
+    W_EJ, bias_J, batch = weights(counts, logs, power)
 
     def part(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         sums, n_K = counts.no_sums(len(bias_J)), torch.zeros(batch, dtype=torch.float64)
