@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zipmix.inference.result import Fit, Restarts
 from zipmix.models.conjugate import as_conditionals, log_density
-from zipmix.models.counts import as_counts, as_dense
+from zipmix.models.counts import Source, as_counts, as_dense
 from zipmix.models.parameters import InputError, Parameters, Prior
 from zipmix.models.posterior import rows_log_likelihood
 from zipmix.models.zip_mixture import Simulation
@@ -72,6 +72,8 @@ def to_arviz(fit: Fit, *, seed: int = 0) -> Any:
         log_likelihood (x, of whole rows, z and b summed out, so that az.loo and az.compare leave out rows),
         posterior_predictive (x, a new table of the same shape, for evenly spaced draws) and observed_data (x).
     """
+    if isinstance(fit.X, Source):
+        raise InputError("fit.X is a stream, and ArviZ holds all data in memory; use fit.score_samples on parts of it.")
     rows_CSN = rows_log_likelihood(as_counts(fit.X), _draws(fit))
     lp_CS = rows_CSN.sum(-1) + log_density(as_conditionals(fit.prior), _draws(fit))
     return _as_data(
@@ -252,7 +254,9 @@ def _observed(fit: Fit) -> xr.Dataset:
 
 
 def _stored(fit: Fit) -> xr.Dataset:
-    """The data as they came: a dense table, or the three arrays of a sparse one."""
+    """The data as they came: a dense table, or the three arrays of a sparse one; of a stream no row."""
+    if isinstance(fit.X, Source):
+        return xr.Dataset({"x": (("observation", "feature"), np.zeros((0, len(fit.names))))})
     if isinstance(fit.X, Tensor):
         return _observed(fit)
     parts = {"data": fit.X.data, "indices": fit.X.indices, "indptr": fit.X.indptr}

@@ -94,7 +94,7 @@ def em(
     """MAP by EM, the best of several starts; maximum likelihood with prior=zipmix.FLAT.
 
     Args:
-        X: (N, D) counts >= 0, NaN where missing.
+        X: (N, D) counts >= 0, NaN where missing; or a zipmix.stream of them.
         n_components: K >= 1.
         prior: hyperparameters; alpha, a, b, e >= 1, since below 1 no MAP exists.
         seed: of the starts and the moves.
@@ -113,7 +113,7 @@ def em(
     Raises:
         InputError: data, prior or settings that cannot be used, or a prior without a MAP.
     """
-    problem = pose(X, n_components, prior)
+    problem = pose(X, n_components, prior, streams=True)
     require_mode(problem.prior, "em")
     check_whole(max_iter, "max_iter", at_least=1)
     check_whole(annealing, "annealing", at_least=0)
@@ -181,6 +181,7 @@ def em(
         prior=problem.prior,
         X=problem.table.X,
         names=problem.table.names,
+        row_names=problem.table.row_names,
         restarts=Restarts(loop.objective_R, loop.n_iter_R, loop.converged_R, loop.trace_TR),
     )
 

@@ -13,9 +13,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from zipmix.models.counts import Counts, Table, as_counts, as_dense, as_table
+from zipmix.models.counts import Counts, Source, Table, as_counts, as_dense, as_table
 from zipmix.models.kernel import log_joint, log_likelihood, logs, responsibilities, rho
-from zipmix.models.parameters import Parameters, Prior, check_components, check_prior
+from zipmix.models.parameters import InputError, Parameters, Prior, check_components, check_prior
 from zipmix.models.posterior import blocks
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class Fit:
         return save(self, Path(path), overwrite=overwrite)
 
     def _table(self, X: Any) -> Table:
-        return as_table(X, n_features=self.X.shape[1])
+        return as_table(X, n_features=self.parameters.omega.shape[-1])
 
     def _counts(self, X: Any) -> Counts:
         return as_counts(self.X if X is None else self._table(X).X)
@@ -222,13 +222,20 @@ class Problem(NamedTuple):
     began: float  # seconds, of time.perf_counter
 
 
-def pose(X: Any, n_components: int, prior: Prior) -> Problem:
+def pose(X: Any, n_components: int, prior: Prior, *, streams: bool = False) -> Problem:
     """Checks what the user handed over.
 
+    Args:
+        X: (N, D) counts, NaN where missing.
+        n_components: K.
+        prior: hyperparameters.
+        streams: whether the method asks no more of the rows than statistics, so that X may be a stream.
     Raises:
         InputError: X, n_components or prior cannot be used.
     """
     began = time.perf_counter()
     table = as_table(X)
+    if isinstance(table.X, Source) and not streams:
+        raise InputError("X is a stream, which method 'em' takes in many passes and 'online' in one; use one of them.")
     K = check_components(n_components)
     return Problem(table, as_counts(table.X), check_prior(prior, K), K, began)

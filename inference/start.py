@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zipmix.models.conjugate import Conditionals, as_conditionals, complete_conditionals, draw, mean
-from zipmix.models.counts import Counts, as_dense
+from zipmix.models.counts import Counts, Source, as_dense
 from zipmix.models.kernel import Statistics, expectation, logs, statistics
 from zipmix.models.parameters import (
     InputError,
@@ -110,7 +110,7 @@ def _partition_means(counts: Counts, prior: Prior, n_components: int, rngs: list
 def few_rows(counts: Counts, rng: np.random.Generator) -> Counts:
     """The rows, or some thousands of them drawn at random where there are more."""
     if counts.n_rows <= SEEDING_ROWS:
-        return counts
+        return counts.take(torch.arange(counts.n_rows)) if isinstance(counts, Source) else counts
     return counts.take(torch.from_numpy(np.sort(rng.choice(counts.n_rows, SEEDING_ROWS, replace=False))))
 
 

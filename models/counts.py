@@ -6,7 +6,7 @@ sparse table stays sparse: its cost, in time and memory, follows its non-zeros.
 
 import reprlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +36,18 @@ class Table(NamedTuple):
         return as_dense(self.X)
 
 
+@runtime_checkable
+class Source(Protocol):
+    """A stream: rows that come in blocks (stream.py)."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def tables(self) -> Iterator[Table]: ...
+
+    def blocks(self) -> Iterator["Counts"]: ...
+
+
 class Counts(NamedTuple):
     """The table as the kernel reads it, in the smallest integer type that holds it."""
 
@@ -53,6 +65,10 @@ class Counts(NamedTuple):
     def n_features(self) -> int:
         """D."""
         return self.X.shape[1]
+
+    def blocks(self) -> "Iterator[Counts]":
+        """The counts, which are in memory as a whole; those of a stream come in many blocks."""
+        yield self
 
     @property
     def has_missing(self) -> bool:
@@ -127,8 +143,10 @@ def as_counts(X: Tensor | csr_array) -> Counts:
     """The kernel's form of a checked table.
 
     Args:
-        X: (N, D) counts, NaN where missing, as in Table.
+        X: (N, D) counts, NaN where missing, as in Table; a stream stands for itself.
     """
+    if isinstance(X, Source):
+        return cast(Counts, X)
     if isinstance(X, Tensor):
         missing = X.isnan()
         whole = _smallest(X.nan_to_num(0.0) if bool(missing.any()) else X)
@@ -153,6 +171,8 @@ def as_counts(X: Tensor | csr_array) -> Counts:
 
 def as_dense(X: Tensor | csr_array) -> Tensor:
     """A table as in Table, made dense, (N, D) float64."""
+    if isinstance(X, Source):
+        return torch.cat([as_dense(table.X) for table in X.tables()])
     return X.to(torch.float64) if isinstance(X, Tensor) else torch.from_numpy(X.toarray().astype(np.float64))
 
 
@@ -170,6 +190,10 @@ def as_table(X: Any, n_features: int | None = None) -> Table:
     Raises:
         InputError: negative, fractional, infinite or text entries, no rows or columns, or a wrong shape.
     """
+    if isinstance(X, Source | Table):
+        if n_features is not None and len(X.names) != n_features:
+            raise InputError(f"X must have the {n_features} columns of the fit; got {len(X.names)}.")
+        return X if isinstance(X, Table) else Table(X, X.names)
     names: Sequence[Any] | None = None
     rows = _row_names(X)
     if hasattr(X, "var_names") and hasattr(X, "X"):
@@ -178,7 +202,7 @@ def as_table(X: Any, n_features: int | None = None) -> Table:
         names = list(X.columns)
         _refuse_text_columns(X)
         X = X.to_numpy(dtype=np.float64, na_value=np.nan)
-    table = _as_csr(X) if issparse(X) else _as_tensor(X)
+    table = as_csr(X) if issparse(X) else _as_tensor(X)
     if table.ndim != 2:
         hint = " For a single column, use X[:, None]." if table.ndim == 1 else ""
         raise InputError(f"X must have two axes, rows and columns; got shape {tuple(table.shape)}.{hint}")
@@ -318,7 +342,7 @@ INTEGERS = (np.uint8, np.int16, np.int32, np.int64)
 KEPT = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
-def _as_csr(X: Any) -> csr_array:
+def as_csr(X: Any) -> csr_array:
     """X in canonical form: rows in order, every cell once, no zero stored; what it was made from is left as it was."""
     if X.dtype.kind not in "buif":
         raise InputError(f"X must be a table of numbers, got a sparse matrix of {X.dtype}; {ALLOWED}.")

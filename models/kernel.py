@@ -13,7 +13,8 @@ c = n - R.T @ Q, the expected number of observed cells, takes the place of n.
 
 Batch axes (restarts, chains, draws) stand in front and share one product: X @ (D x batch * K). Tensors of shape
 (..., N, K) are views of memory laid out (..., K, N), so that sums over components run along contiguous rows. Rows come
-in chunks that stay in the cache (rows.py), dense or sparse, and the dtype of the tables is that of the products.
+in chunks that stay in the cache (rows.py), dense or sparse, and those of a stream in blocks (stream.py), of which a
+pass is the sum. The dtype of the tables is that of the products.
 """
 
 from collections.abc import Callable
@@ -97,6 +98,10 @@ def log_joint(counts: Counts, logs: Logs) -> Tensor:
     Returns:
         (..., N, K)
     """
+    return torch.cat([_block_log_joint(block, logs).mT for block in counts.blocks()], dim=-1).mT
+
+
+def _block_log_joint(counts: Counts, logs: Logs) -> Tensor:
     W_EJ, bias_J, batch = weights(counts, logs)
 
     def part(start: int, stop: int) -> Tensor:
@@ -130,6 +135,14 @@ def statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tensor], Te
         b_given_zero: takes the number of observed zeros per (k, d), returns how many of them have b = 1: rho times
             that number where b is summed out, a Binomial draw of it in Gibbs.
     """
+    parts, start = [], 0
+    for block in counts.blocks():
+        parts.append(_block_statistics(block, R_NK[..., start : start + block.n_rows, :], b_given_zero))
+        start += block.n_rows
+    return _added(parts)
+
+
+def _block_statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
     R_KN = R_NK.mT
     R_JN = R_KN.flatten(0, -2)
 
@@ -153,6 +166,16 @@ def expectation(counts: Counts, logs: Logs, power: float = 1.0) -> tuple[Statist
     Returns:
         The statistics, and the log likelihood (...), z and b summed out (where the power is 1).
     """
+    total: list[Statistics] = []
+    log_likelihood = torch.zeros(logs.log_pi.shape[:-1], dtype=torch.float64)
+    for block in counts.blocks():
+        statistics, value = _block_expectation(block, logs, power)
+        total = [_added([*total, statistics])]
+        log_likelihood = log_likelihood + value
+    return total[0], log_likelihood
+
+
+def _block_expectation(counts: Counts, logs: Logs, power: float) -> tuple[Statistics, Tensor]:
     W_EJ, bias_J, batch = weights(counts, logs, power)
 
     def part(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,6 +205,11 @@ def log_likelihood(counts: Counts, parameters: Parameters) -> Tensor:
         (..., N)
     """
     return responsibilities(log_joint(counts, logs(parameters)))[1]
+
+
+def _added(parts: list[Statistics]) -> Statistics:
+    """Statistics of all rows from those of shards."""
+    return Statistics(*(sum(fields[1:], start=fields[0]) for fields in zip(*parts, strict=True)))
 
 
 def _from_sums(counts: Counts, n: Tensor, sums: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:

@@ -1,0 +1,168 @@
+"""Tables larger than memory: rows that are read again, block by block, in every pass.
+
+Statistics of rows add, so a pass over a stream is a pass over each of its blocks. What a block holds is checked each
+time it is read; no more than one block is in memory.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, vstack
+from torch import Tensor
+
+from zipmix.models.counts import Counts, Table, as_counts, check_cells
+from zipmix.models.parameters import InputError
+
+# Cells of a block of a dense table.
+BLOCK_CELLS = 2**22
+
+
+class Shard(NamedTuple):
+    """One file or table of a stream."""
+
+    source: str  # what messages call it
+    n_rows: int
+    names: tuple[str, ...]  # D names of columns
+    read: Callable[[int], Iterator[Tensor | csr_array]]  # at most that many rows at a time, from the first row on
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows of counts in one or more shards; `zipmix.fit` with method "em" or "online" takes it as X.
+
+    Iterating reads it once, as tables of counts.
+    """
+
+    shards: tuple[Shard, ...]
+    block_rows: int
+    progress: bool
+
+    @property
+    def n_rows(self) -> int:
+        """N."""
+        return sum(shard.n_rows for shard in self.shards)
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return len(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """D names of columns."""
+        return self.shards[0].names
+
+    def tables(self) -> Iterator[Table]:
+        """The rows in order, checked, a block at a time.
+
+        Raises:
+            InputError: a shard holds other rows than when the stream was made, or cells that are no counts.
+        """
+        with _rows_per_second(self.n_rows, enabled=self.progress) as advance:
+            for shard in self.shards:
+                seen = 0
+                for block in shard.read(self.block_rows):
+                    check_cells(block, shard.names, first_row=seen, source=shard.source)
+                    seen += block.shape[0]
+                    yield Table(block, shard.names)
+                    advance(block.shape[0])
+                if seen != shard.n_rows:
+                    raise InputError(
+                        f"{shard.source} ends after row {seen - 1}, and {shard.n_rows} rows are announced; "
+                        "the file is truncated or was changed: write it again."
+                    )
+
+    def __iter__(self) -> Iterator[Table]:
+        return self.tables()
+
+    def blocks(self) -> Iterator[Counts]:
+        """The rows in order as the kernel reads them, a block at a time."""
+        for table in self.tables():
+            yield as_counts(table.X)
+
+    def take(self, rows_N: Tensor) -> Counts:
+        """The counts of some rows, in rising order, found in one pass."""
+        found, first = [], 0
+        for table in self.tables():
+            n_rows = table.X.shape[0]
+            here = rows_N[(rows_N >= first) & (rows_N < first + n_rows)] - first
+            found.append(table.X[here if isinstance(table.X, Tensor) else here.numpy()])
+            first += n_rows
+        if all(isinstance(part, Tensor) for part in found):
+            return as_counts(torch.cat(found))
+        return as_counts(csr_array(vstack([csr_array(part) for part in found], format="csr")))
+
+
+@contextmanager
+def _rows_per_second(n_rows: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr for one pass, with rows per second and time left."""
+    if not enabled:
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("pass"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows"),
+        TextColumn("{task.fields[rate]:,.0f} rows/s"),
+        TimeRemainingColumn(),
+    )
+    began, seen = time.perf_counter(), 0
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("pass", total=n_rows, rate=0.0)
+
+        def advance(n: int) -> None:
+            nonlocal seen
+            seen += n
+            bar.update(task, advance=n, rate=seen / (time.perf_counter() - began))
+
+        yield advance
+
+
+def block_rows_for(n_features: int) -> int:
+    """Rows of a block, where nothing else is asked for."""
+    return max(1, BLOCK_CELLS // n_features)
+
+
+def same_columns(shards: tuple[Shard, ...]) -> None:
+    """Refuses shards that differ in columns.
+
+    Raises:
+        InputError: naming the shard and the first column that differs.
+    """
+    first = shards[0]
+    for shard in shards[1:]:
+        if len(shard.names) != len(first.names):
+            raise InputError(
+                f"{shard.source} has {len(shard.names)} columns, and {first.source} has {len(first.names)}; "
+                "all shards of a stream must have the same columns."
+            )
+        for d, (name, expected) in enumerate(zip(shard.names, first.names, strict=True)):
+            if name != expected:
+                raise InputError(
+                    f"{shard.source} has the column {name!r} where {first.source} has {expected!r} (column {d}); "
+                    "all shards of a stream must have the same columns in the same order."
+                )
+
+
+def table_shard(table: Table, source: str) -> Shard:
+    """A table in memory as a shard."""
+
+    def read(n: int) -> Iterator[Tensor | csr_array]:
+        for start in range(0, table.X.shape[0], n):
+            yield table.X[start : start + n]
+
+    return Shard(source, int(table.X.shape[0]), table.names, read)
+
+
+def as_numbers(block: np.ndarray) -> Tensor:
+    """A block of a file as a tensor: integers of a type that tensors know as they are, everything else as float64."""
+    known = block.dtype in (np.uint8, np.int16, np.int32, np.int64)
+    return torch.from_numpy(np.ascontiguousarray(block if known else block.astype(np.float64)))
