@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipmix.inference.loop import Loop, Race, iterate, joined, together
+from zipmix.inference.loop import Loop, Race, iterate, joined, out_of_time, together
 from zipmix.inference.result import Fit, Problem, Restarts, pose
 from zipmix.inference.split_merge import proposals
 from zipmix.inference.start import Init, starts
@@ -148,6 +148,8 @@ def em(
         state, loop = run(annealed(problem, theta, annealing), short, "em")
         rng = np.random.default_rng([seed, 1_000_003])
         for t in range(split_merge if problem.n_components > 1 else 0):
+            if out_of_time():
+                break
             best = int(loop.objective_R.argmax())
             top = Parameters(*(value[best] for value in state.theta))
             moves = proposals(problem.counts, problem.prior, top, N_MOVES, rng)
