@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from zipmix.inference import METHODS as METHODS
     from zipmix.inference import fit as fit
     from zipmix.inference.arviz_io import load as load
+    from zipmix.inference.calibration import geweke as geweke
+    from zipmix.inference.calibration import sbc as sbc
     from zipmix.inference.evidence import Evidence as Evidence
     from zipmix.inference.evidence import log_evidence_annealed as log_evidence_annealed
     from zipmix.inference.evidence import log_evidence_chib as log_evidence_chib
@@ -54,6 +56,8 @@ _HOME = {
     "METHODS": "zipmix.inference",
     "fit": "zipmix.inference",
     "load": "zipmix.inference.arviz_io",
+    "geweke": "zipmix.inference.calibration",
+    "sbc": "zipmix.inference.calibration",
     "Evidence": "zipmix.inference.evidence",
     "log_evidence_annealed": "zipmix.inference.evidence",
     "log_evidence_chib": "zipmix.inference.evidence",

@@ -12,8 +12,8 @@ import pytest
 import torch
 from scipy import stats
 
-from zipmix import InputError, Prior
-from zipmix.inference.calibration import ecdf_band, geweke, sbc, uniformity
+from zipmix import InputError, Prior, geweke, sbc
+from zipmix.inference.calibration import ecdf_band, uniformity
 from zipmix.inference.collapsed_gibbs import cell as right_cell
 from zipmix.models.conjugate import complete_conditionals
 
