@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zipmix.models.parameters import Prior
 
 UNUSABLE = 2
+INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +33,14 @@ app = typer.Typer(
 Table = Annotated[
     str,
     typer.Argument(metavar="DATA", help="nmes1988, digits, or a file: .csv, .npy, .pkl.", show_default=False),
+]
+TableOrStudy = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="nmes1988, digits, a file (.csv, .npy, .pkl), or a study of many runs (.toml).",
+        show_default=False,
+    ),
 ]
 Components = Annotated[int, typer.Option("--components", "-k", help="K, number of components.", show_default=False)]
 PriorOption = Annotated[
@@ -88,8 +97,11 @@ def fit_command(
 
 @app.command("compare", epilog="[bold]zipmix compare nmes1988 -k 3 --output results/nmes1988[/bold]")
 def compare_command(
-    data: Table,
-    components: Components,
+    context: typer.Context,
+    data: TableOrStudy,
+    components: Annotated[
+        int | None, typer.Option("--components", "-k", help="K, number of components.", show_default=False)
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option("--method", "-m", help="Method to run, as often as needed; a default selection where left out."),
@@ -111,12 +123,20 @@ def compare_command(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
 ) -> None:
-    """Run the methods on the same data from the same starts and write one folder with a report."""
+    """Run the methods on the same data from the same starts and write one folder with a report.
+
+    A study file (.toml) names data sets, numbers of components and seeds; it goes on where it was stopped.
+    """
+    if Path(data).suffix.lower() == ".toml":
+        _compare_study(context, data, output, overwrite=overwrite)
+        return
     import zipmix
     from zipmix.comparison import DEFAULT_METHODS
     from zipmix.outputs import comparison_table, refuse_existing
     from zipmix.report import write_report
 
+    if components is None:
+        raise zipmix.InputError("-k is missing: give the number of components, as in -k 3, or a study file (.toml).")
     folder = output or Path("results") / Path(data).stem
     refuse_existing(folder, overwrite=overwrite)
     compared = zipmix.compare(
@@ -143,7 +163,12 @@ def compare_command(
 def report_command(
     folder: Annotated[Path, typer.Argument(help="Folder that `zipmix compare` wrote.", show_default=False)],
 ) -> None:
-    """Write the report of a comparison again, from its fits: nothing is fitted."""
+    """Write the report of a comparison, or the summary of a study, again: nothing is fitted."""
+    if (folder / "study.json").is_file():
+        from zipmix.study import rewrite_study
+
+        typer.echo(f"wrote {rewrite_study(folder)}")
+        return
     from zipmix.report import read_comparison, write_report
 
     typer.echo(f"wrote {write_report(read_comparison(folder), folder, overwrite=True)}")
@@ -194,6 +219,22 @@ def main() -> None:
             raise
         typer.echo(f"zipmix: {error}", err=True)
         sys.exit(UNUSABLE)
+
+
+def _compare_study(context: typer.Context, path: str, output: Path | None, *, overwrite: bool) -> None:
+    from zipmix.models.parameters import InputError
+    from zipmix.study import run_study
+
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in ("data", "output", "overwrite") and source is not None and source.name != "DEFAULT":
+            raise InputError(f"--{name.replace('_', '-')} does not go with a study; write it into {path}.")
+    try:
+        page = run_study(path, output, overwrite=overwrite, progress=True)
+    except KeyboardInterrupt:
+        typer.echo("zipmix: stopped; what is done is kept, and the same command goes on from there.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    typer.echo(f"wrote {page}")
 
 
 def _run(table: Any, components: int, method: str, *, prior: "Prior", seed: int, settings: dict[str, Any]) -> "Fit":

@@ -52,7 +52,7 @@ def plot_objective(fits: Mapping[str, Fit], ax: Axes | None = None) -> Axes:
             continue
         trace_T = f.trace.mean(0) if f.trace.ndim == 2 else f.trace
         if f.objective_error > 0:
-            trace_T = _running_median(trace_T)
+            trace_T = running_median(trace_T)
         target = max(trace_T.max().item(), f.objective) if f.variational else best
         seconds = f.trace_seconds.double().numpy()
         if len(seconds) > 1:
@@ -311,7 +311,7 @@ def _telling(points: Mapping[str, Parameters], n: int) -> list[int]:
     return sorted(spread_D.argsort(descending=True)[:n].tolist())
 
 
-def _running_median(trace_T: Tensor, width: int = 25) -> Tensor:
+def running_median(trace_T: Tensor, width: int = 25) -> Tensor:
     """The median of the last entries at every step: what a noisy trace says."""
     padded = torch.cat([trace_T[:1].expand(width - 1), trace_T])
     return padded.unfold(0, width, 1).median(-1).values
