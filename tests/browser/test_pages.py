@@ -128,3 +128,28 @@ def test_the_page_needs_no_script(browser: Browser, report: Path) -> None:
     assert page.get_by_role("table").count() >= 4
     assert page.get_by_role("button").count() == 0
     context.close()
+
+
+STUDY = Path(__file__).parents[2] / "results" / "study" / "study.html"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_of_a_study_fits_the_screen(browser: Browser, width: int) -> None:
+    page, told = opened(browser, STUDY, width)
+    page.screenshot(path=SCREENSHOTS / f"study-{width}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    images = page.eval_on_selector_all("img", "list => list.map(i => [i.naturalWidth, i.clientWidth, i.alt.length])")
+    assert len(images) == 2
+    assert all(natural > 100 and 50 < shown < width and alt > 20 for natural, shown, alt in images)
+    assert page.get_by_role("link").count() > 0
+    assert not told
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_the_page_of_a_study(browser: Browser, scheme: str) -> None:
+    page, _ = opened(browser, STUDY, 768, scheme)
+    page.eval_on_selector_all("details", "list => list.forEach(d => d.open = true)")
+    found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]})
+    assert found.violations_count == 0, found.generate_report()
+    page.close()
