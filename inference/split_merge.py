@@ -14,6 +14,9 @@ from zipmix.models.counts import Counts
 from zipmix.models.kernel import log_joint, logs, responsibilities, statistics
 from zipmix.models.parameters import Parameters, Prior
 
+# Expected rows below which a component is empty, so that there is nothing to split.
+EMPTY = 1e-9
+
 
 def proposals(counts: Counts, prior: Prior, theta: Parameters, n_moves: int, rng: np.random.Generator) -> Parameters:
     """Points that differ from theta by one move each, (n_moves, K, D).
@@ -42,7 +45,8 @@ def _moved(counts: Counts, R_NK: Tensor, i: int, j: int, rng: np.random.Generato
     """Responsibilities with j merged into i, and a third component split between its own place and j's, (N, K)."""
     R_NK = R_NK.clone()
     R_NK[:, i] += R_NK[:, j]
-    others = [k for k in range(R_NK.shape[1]) if k not in (i, j)] or [i]
+    n_K = R_NK.sum(0)
+    others = [k for k in range(len(n_K)) if k not in (i, j) and n_K[k] > EMPTY] or [i]
     k = int(rng.choice(others))
     near_first_N = nearest_seeds(counts, 2, [rng], weight_N=R_NK[:, k])[0] == 0
     R_NK[:, j] = torch.where(near_first_N, 0.0, R_NK[:, k])

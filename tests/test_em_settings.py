@@ -38,6 +38,15 @@ def test_split_and_merge_leaves_an_optimum_that_em_does_not(clusters):
     assert (moved.trace.diff() >= -1e-9).all()
 
 
+def test_an_empty_component_is_not_split():
+    """Two kinds of rows and four components: under alpha = 1 two of them lose all their rows."""
+    X = torch.tensor([[0.0, 0]] * 10 + [[1000, 1000]] * 10)
+    prior = Prior(alpha=1.0)
+    moved = zipmix.fit(X, 4, prior=prior, n_starts=3, split_merge=5)
+    assert (moved.parameters.pi < 1e-9).any()
+    assert moved.objective >= zipmix.fit(X, 4, prior=prior, n_starts=3, split_merge=0).objective
+
+
 def test_a_race_goes_on_with_the_best_and_reports_the_rest(clusters):
     X = clusters[0]
     all_run = zipmix.fit(X, 6, n_starts=8, race=None, split_merge=0, init="prior")
