@@ -13,7 +13,7 @@ lowers nothing; elsewhere the EM step stands and the longest step allowed shrink
 """
 
 import time
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -25,8 +25,10 @@ from zipmix.inference.split_merge import proposals
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, log_density, mode
 from zipmix.models.kernel import expectation, logs
-from zipmix.models.parameters import Parameters, Prior, check_flag, check_real, check_whole, require_mode
+from zipmix.models.parameters import InputError, Parameters, Prior, check_flag, check_real, check_whole, require_mode
 from zipmix.models.rows import threads_for_parts
+
+Precision = Literal["float64", "float32"]
 
 
 class State(NamedTuple):
@@ -38,24 +40,24 @@ class State(NamedTuple):
     longest: Tensor  # (R,) longest SQUAREM step |t| allowed
 
 
-def evaluate(problem: Problem, theta: Parameters, longest: Tensor) -> State:
+def evaluate(problem: Problem, theta: Parameters, longest: Tensor, dtype: torch.dtype = torch.float64) -> State:
     """One pass: E-step at theta, M-step, and the objective at theta."""
-    statistics, log_likelihood = expectation(problem.counts, logs(theta))
+    statistics, log_likelihood = expectation(problem.counts, logs(theta), dtype=dtype)
     conditionals = complete_conditionals(statistics, problem.prior)
     objective = log_likelihood + log_density(as_conditionals(problem.prior), theta)
     return State(theta, mode(conditionals), objective, longest)
 
 
-def em_step(problem: Problem, state: State) -> State:
+def em_step(problem: Problem, state: State, dtype: torch.dtype = torch.float64) -> State:
     """Goes to M(theta): one pass."""
-    return evaluate(problem, state.mapped, state.longest)
+    return evaluate(problem, state.mapped, state.longest, dtype)
 
 
-def squarem_step(problem: Problem, state: State) -> State:
+def squarem_step(problem: Problem, state: State, dtype: torch.dtype = torch.float64) -> State:
     """Goes along the extrapolated EM path: two passes, never downhill."""
-    plain = em_step(problem, state)
+    plain = em_step(problem, state, dtype)
     theta, t = _extrapolate(state, plain)
-    bold = evaluate(problem, theta, state.longest)
+    bold = evaluate(problem, theta, state.longest, dtype)
     accepted = bold.objective >= plain.objective
     at_limit = t >= state.longest
     longest = torch.where(accepted, torch.where(at_limit, 4 * state.longest, state.longest), (t / 4).clamp_min(1.0))
@@ -87,6 +89,7 @@ def em(
     race: Race | tuple[int, int] | None = None,
     split_merge: int = 0,
     accelerate: bool = True,
+    dtype: Precision = "float64",
     max_iter: int = 2000,
     tolerance: float = 1e-12,
     progress: bool = False,
@@ -105,6 +108,8 @@ def em(
         race: (t, r): after t iterations the best r starts alone go on.
         split_merge: rounds of split-and-merge moves, each from the best point so far.
         accelerate: SQUAREM (an iteration is two passes) or plain EM (one pass).
+        dtype: "float64", or "float32" for products in float32 wherever a row's log joint stays within 1e-4; the
+            objectives at the end are worked out in float64, and the tolerance is 1e-8 at least.
         max_iter: most iterations.
         tolerance: relative gain of the objective at which a start has converged.
         progress: whether to show a progress bar.
@@ -121,15 +126,18 @@ def em(
     check_real(tolerance, "tolerance", zero=True)
     check_flag(accelerate, "accelerate")
     short = None if race is None else Race(*(check_whole(value, "race", at_least=1) for value in race))
+    if dtype not in get_args(Precision):
+        raise InputError(f"dtype must be 'float64' or 'float32', got {dtype!r}.")
+    precision: torch.dtype = getattr(torch, dtype)
     step = squarem_step if accelerate else em_step
 
     def run(theta: Parameters, race: Race | None, label: str) -> tuple[State, Loop]:
         return iterate(
-            lambda state: step(problem, state),
-            evaluate(problem, theta, torch.ones(len(theta.pi), dtype=torch.float64)),
+            lambda state: step(problem, state, precision),
+            evaluate(problem, theta, torch.ones(len(theta.pi), dtype=torch.float64), precision),
             lambda state: state.objective,
             max_iter=max_iter,
-            tolerance=tolerance,
+            tolerance=tolerance if dtype == "float64" else max(tolerance, SETTLED),
             progress=progress,
             label=label,
             race=race,
@@ -155,6 +163,8 @@ def em(
             moves = proposals(problem.counts, problem.prior, top, N_MOVES, rng)
             moved, moved_loop = run(moves, Race(SHORT, FINALISTS), f"em: split and merge {t + 1}/{split_merge}")
             state, loop = joined(state, moved), together(loop, moved_loop)
+        if dtype != "float64":
+            loop = loop._replace(objective_R=evaluate(problem, state.theta, state.longest).objective)
     best = int(loop.objective_R.argmax())
     length = int(loop.n_iter_R[best]) + 1
     return Fit(
@@ -176,6 +186,7 @@ def em(
             race=None if race is None else list(race),
             split_merge=split_merge,
             accelerate=accelerate,
+            dtype=dtype,
             max_iter=max_iter,
             tolerance=tolerance,
         ),
@@ -187,6 +198,9 @@ def em(
         restarts=Restarts(loop.objective_R, loop.n_iter_R, loop.converged_R, loop.trace_TR),
     )
 
+
+# Relative gain below which an objective from float32 products is noise.
+SETTLED = 1e-8
 
 # Moves in a round of split-and-merge, the iterations that each of them gets, and how many then go on.
 N_MOVES = 10

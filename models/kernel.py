@@ -14,10 +14,10 @@ c = n - R.T @ Q, the expected number of observed cells, takes the place of n.
 Batch axes (restarts, chains, draws) stand in front and share one product: X @ (D x batch * K). Tensors of shape
 (..., N, K) are views of memory laid out (..., K, N), so that sums over components run along contiguous rows. Rows come
 in chunks that stay in the cache (rows.py), dense or sparse, and those of a stream in blocks (stream.py), of which a
-pass is the sum. The dtype of the tables is that of the products.
+pass is the sum. Products are in float64, or, where asked for and where the log joint stays within 1e-4, in float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -25,10 +25,14 @@ from torch import Tensor
 
 from zipmix.models.counts import Counts
 from zipmix.models.parameters import Parameters
-from zipmix.models.rows import in_parts
+from zipmix.models.rows import DenseRows, SparseRows, in_parts
 
 # log 0, kept finite so that 0 * log 0 is 0 in a matrix product; below every -lambda that a count can lead to.
 LOG_ZERO = -1e15
+
+# Sum of the absolute terms of a log joint up to which float32 keeps it to 1e-4: terms and their sums are rounded by
+# 2^-24 of themselves, and four times that is kept in hand.
+SINGLE = 1e-4 * 2**24 / 4
 
 
 class Logs(NamedTuple):
@@ -80,7 +84,7 @@ def rho(logs: Logs) -> Tensor:
 
 
 def weights(counts: Counts, logs: Logs, power: float = 1.0) -> Weights:
-    """The tables of power * (A @ W + bias), in the dtype of the logs."""
+    """The tables of power * (A @ W + bias)."""
     zero = log_zero(logs)
     W_KE = torch.cat([logs.l, logs.u - logs.w - zero, -zero], dim=-1)
     bias_K = logs.log_pi + zero.sum(-1)
@@ -89,27 +93,44 @@ def weights(counts: Counts, logs: Logs, power: float = 1.0) -> Weights:
     return Weights(counts.encode(W_KE.flatten(0, -2).T.contiguous()), bias_K.flatten(), logs.log_pi.shape)
 
 
-def log_joint(counts: Counts, logs: Logs) -> Tensor:
+def log_joint(counts: Counts, logs: Logs, dtype: torch.dtype = torch.float64) -> Tensor:
     """log p(x_i, z_i = k | Theta) with b summed out, for every row and component (question 1e).
 
     Args:
         counts: N rows of D counts.
         logs: tables with any batch axes in front.
+        dtype: of the products.
     Returns:
         (..., N, K)
     """
-    return torch.cat([_block_log_joint(block, logs).mT for block in counts.blocks()], dim=-1).mT
+    return torch.cat([_block_log_joint(block, logs, dtype).mT for block in counts.blocks()], dim=-1).mT
 
 
-def _block_log_joint(counts: Counts, logs: Logs) -> Tensor:
-    W_EJ, bias_J, batch = weights(counts, logs)
+def _block_log_joint(counts: Counts, logs: Logs, dtype: torch.dtype) -> Tensor:
+    table = weights(counts, logs)
 
     def part(start: int, stop: int) -> Tensor:
-        chunks = counts.chunks(start, stop, len(bias_J), bias_J.dtype)
-        return torch.cat([rows.scores(W_EJ, bias_J) for _, rows in chunks], dim=1)
+        return torch.cat([scores_JN for _, scores_JN in _scored(counts, start, stop, table, dtype)], dim=1)
 
-    parts = in_parts(counts.n_rows, _width(counts, len(bias_J)), part)
-    return torch.cat(parts, dim=1).sub_(counts.log_factorial_N).unflatten(0, batch).mT
+    parts = in_parts(counts.n_rows, _width(counts, len(table.bias_J)), part)
+    scores_JN = torch.cat(parts, dim=1).to(torch.float64)
+    return scores_JN.sub_(counts.log_factorial_N).unflatten(0, table.batch).mT
+
+
+def _scored(
+    counts: Counts, start: int, stop: int, weights: Weights, dtype: torch.dtype
+) -> Iterator[tuple[DenseRows | SparseRows, Tensor]]:
+    """The chunks of some rows with A @ W + bias of each, (J, N), in float64 where the dtype would lose too much."""
+    J = len(weights.bias_J)
+    W_EJ, bias_J = weights.W_EJ.to(dtype), weights.bias_J.to(dtype)
+    # The largest absolute terms that any column of W leads to.
+    reach_E1, reach_1 = W_EJ.abs().amax(1, keepdim=True), bias_J.abs().amax(0, keepdim=True)
+    for chunk, rows in counts.chunks(start, stop, J, dtype):
+        if dtype == torch.float64 or float(rows.scores(reach_E1, reach_1).amax()) <= SINGLE:
+            yield rows, rows.scores(W_EJ, bias_J)
+        else:
+            for _, exact in counts.chunks(chunk.start, chunk.stop, J, torch.float64):
+                yield exact, exact.scores(weights.W_EJ, weights.bias_J)
 
 
 def responsibilities(log_joint_NK: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,39 +177,43 @@ def _block_statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tens
     return _from_sums(counts, R_KN.sum(-1), sum(parts[1:], start=parts[0]), b_given_zero)
 
 
-def expectation(counts: Counts, logs: Logs, power: float = 1.0) -> tuple[Statistics, Tensor]:
+def expectation(
+    counts: Counts, logs: Logs, power: float = 1.0, dtype: torch.dtype = torch.float64
+) -> tuple[Statistics, Tensor]:
     """The E-step in one pass (question 2a): expected sufficient statistics and log p(X | Theta).
 
     Args:
         counts: N rows of D counts.
         logs: tables with any batch axes in front.
         power: of p(x_i, z_i = k) that responsibilities are in proportion to; under 1 they are more alike.
+        dtype: of the products; sums over chunks are in float64 always.
     Returns:
         The statistics, and the log likelihood (...), z and b summed out (where the power is 1).
     """
     total: list[Statistics] = []
     log_likelihood = torch.zeros(logs.log_pi.shape[:-1], dtype=torch.float64)
     for block in counts.blocks():
-        statistics, value = _block_expectation(block, logs, power)
+        statistics, value = _block_expectation(block, logs, power, dtype)
         total = [_added([*total, statistics])]
         log_likelihood = log_likelihood + value
     return total[0], log_likelihood
 
 
-def _block_expectation(counts: Counts, logs: Logs, power: float) -> tuple[Statistics, Tensor]:
-    W_EJ, bias_J, batch = weights(counts, logs, power)
+def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dtype) -> tuple[Statistics, Tensor]:
+    table = weights(counts, logs, power)
+    J, batch = len(table.bias_J), table.batch
 
     def part(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        sums, n_K = counts.no_sums(len(bias_J)), torch.zeros(batch, dtype=torch.float64)
+        sums, n_K = counts.no_sums(J), torch.zeros(batch, dtype=torch.float64)
         log_likelihood = torch.zeros(batch[:-1], dtype=torch.float64)
-        for _, rows in counts.chunks(start, stop, len(bias_J), bias_J.dtype):
-            R_NK, log_likelihood_N = responsibilities(rows.scores(W_EJ, bias_J).unflatten(0, batch).mT)
+        for rows, scores_JN in _scored(counts, start, stop, table, dtype):
+            R_NK, log_likelihood_N = responsibilities(scores_JN.unflatten(0, batch).mT)
             rows.add_sums(R_NK.mT.flatten(0, -2), sums)
             n_K += R_NK.sum(-2)
             log_likelihood += log_likelihood_N.sum(-1, dtype=torch.float64)
         return sums, n_K, log_likelihood
 
-    parts = in_parts(counts.n_rows, _width(counts, len(bias_J)), part)
+    parts = in_parts(counts.n_rows, _width(counts, J), part)
     sums, n_K, log_likelihood = (sum(values[1:], start=values[0]) for values in zip(*parts, strict=True))
     rho_KD = rho(logs)
     expected = _from_sums(counts, n_K, sums, lambda zeros_KD: rho_KD * zeros_KD)

@@ -224,3 +224,33 @@ def test_a_wide_sparse_table_is_never_made_dense():
 def test_a_sparse_matrix_of_complex_numbers_is_refused():
     with pytest.raises(InputError, match="a sparse matrix of complex128"):
         as_table(sp.csr_array(np.eye(3, dtype=complex)))
+
+
+@pytest.mark.parametrize("largest", [3, 10, 300, 10_000])
+@pytest.mark.parametrize("form", ["float64", "csr"])
+def test_float32_keeps_the_log_joint_to_1e_4(largest, form):
+    """Counts up to 1e4 too, at a hundred columns: chunks that float32 would spoil are multiplied in float64."""
+    rng = np.random.default_rng(0)
+    lam = rng.uniform(0.1, largest, size=(K, 100))
+    X = rng.poisson(lam[rng.integers(K, size=200)]) * (rng.random((200, 100)) < 0.5).astype(float)
+    theta = Parameters(*(torch.from_numpy(v) for v in (rng.dirichlet(np.ones(K)), rng.uniform(size=lam.shape), lam)))
+    counts = as_counts(as_table(FORMS[form](X)).X)
+    exact, single = log_joint(counts, logs(theta)), log_joint(counts, logs(theta), dtype=torch.float32)
+    near = exact > exact.amax(1, keepdim=True) - 50  # what is further off has no weight
+    assert (exact - single)[near].abs().max() < 1e-4
+    (n, *sums), value = expectation(counts, logs(theta), dtype=torch.float32)
+    (n_exact, *exact_sums), exact_value = expectation(counts, logs(theta))
+    close(value, exact_value, 1e-7)
+    close(n, n_exact, 1e-4)
+    for a, b in zip(sums, exact_sums, strict=True):
+        close(a, b, 1e-4)
+
+
+def test_a_fit_in_float32_ends_where_that_in_float64_does():
+    X = zipmix.simulate(500, 8, 3, seed=1).X
+    double, single = (zipmix.fit(X, 3, n_starts=3, dtype=dtype) for dtype in ("float64", "float32"))
+    assert single.objective == pytest.approx(double.objective, rel=1e-6)
+    assert single.objective == pytest.approx(zipmix.log_posterior(X, single.parameters).item(), rel=1e-12)
+    assert single.parameters.lam.dtype == torch.float64
+    with pytest.raises(InputError, match="dtype must be 'float64' or 'float32', got 'half'"):
+        zipmix.fit(X, 3, dtype="half")
