@@ -1,6 +1,8 @@
 # make compare   sets up .venv, runs the main job, writes results/nmes1988
 # make test      sets up .venv, runs every test
-# Both do again only what a change calls for; `make -B test` runs the tests again.
+# make bench     sets up .venv, writes results/benchmarks.md (a quarter of an hour; 6 GB of disk for a while)
+# make bench-check  measures again and fails where a ratio is over 20 % worse than the one in results/benchmarks.json
+# The first two do again only what a change calls for; `make -B test` runs the tests again.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -13,7 +15,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 sources := pyproject.toml README.md $(shell find models inference suite -type f -not -name '*.pyc')
 checks  := $(shell find tests notebooks benchmarks -type f -not -name '*.pyc' 2>/dev/null)
 
-.PHONY: help compare test browser lint types format clean
+.PHONY: help compare test bench bench-check browser lint types format clean
 
 help:
 	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +45,12 @@ $(VENV)/browser: $(VENV)/dependencies
 	@echo "==> installing what drives the browser"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[browser]'
 	@touch $@
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/speed.py
+
+bench-check: $(VENV)/installed
+	$(BIN)/python benchmarks/speed.py --check
 
 lint: $(VENV)/installed
 	@echo "==> lint"
