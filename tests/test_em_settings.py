@@ -47,6 +47,15 @@ def test_an_empty_component_is_not_split():
     assert moved.objective >= zipmix.fit(X, 4, prior=prior, n_starts=3, split_merge=0).objective
 
 
+def test_moves_are_found_where_components_are_empty_or_more_than_rows():
+    X = torch.tensor([[0.0, 3.0], [0.0, 3.0], [9.0, 0.0]])
+    assert np.isfinite(zipmix.fit(X, 2, split_merge=2).objective)
+    assert np.isfinite(zipmix.fit(X, 5, split_merge=2).objective)
+    nothing = zipmix.fit(torch.zeros(4, 2), 3, prior=zipmix.FLAT, split_merge=2)
+    # The flat Dirichlet of three components has density 2, and the data have probability 1.
+    assert nothing.objective == pytest.approx(np.log(2), abs=1e-9)
+
+
 def test_a_race_goes_on_with_the_best_and_reports_the_rest(clusters):
     X = clusters[0]
     all_run = zipmix.fit(X, 6, n_starts=8, race=None, split_merge=0, init="prior")
