@@ -18,7 +18,7 @@ from pyro.optim import ClippedAdam
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
-from zipmix.inference.loop import iterate, out_of_time
+from zipmix.inference.loop import Loop, iterate, out_of_time
 from zipmix.inference.result import Fit, Problem, Restarts, pose
 from zipmix.inference.start import Init, interior, starts
 from zipmix.models.parameters import Parameters, Prior, check_real, check_whole, require_mode, require_proper
@@ -39,7 +39,8 @@ class Ascent(NamedTuple):
     trace_T: Tensor
     seconds_T: Tensor
     converged: bool
-    message: str
+    interrupted: bool  # by Ctrl-C, or the end of the budget of time
+    reason: str  # why it ended
 
 
 class Value(NamedTuple):
@@ -102,13 +103,16 @@ def pyro_map(
         start=start,
         seed=seed,
     )
-    ascents = []
+    ascents: list[Ascent] = []
     for point in zip(*theta, strict=True):
-        rough, trace_T, seconds_T = _adam(
-            problem, Parameters(*point), n_adam, learning_rate, batch_size, seed, progress
-        )
-        ascents.append(_lbfgs(problem, rough, trace_T, seconds_T, max_iter))
-    best = max(ascents, key=lambda ascent: ascent.objective)
+        rough, loop = _adam(problem, Parameters(*point), n_adam, learning_rate, batch_size, seed, progress)
+        ascents.append(_lbfgs(problem, rough, loop, max_iter))
+        if ascents[-1].interrupted:
+            break
+    best, last = max(ascents, key=lambda ascent: ascent.objective), ascents[-1]
+    reason = best.reason
+    if last.interrupted:
+        reason = f"{last.reason}, in start {len(ascents)} of {len(theta.pi)}"
     length = max(len(ascent.trace_T) for ascent in ascents)
     return Fit(
         method="pyro_map",
@@ -118,11 +122,11 @@ def pyro_map(
         trace=best.trace_T,
         trace_seconds=best.seconds_T,
         converged=best.converged,
-        reason=best.message,
+        reason=reason,
         n_iter=len(best.trace_T) - 1,
         seconds=time.perf_counter() - problem.began,
         settings=dict(
-            n_starts=len(ascents),
+            n_starts=len(theta.pi),
             init=init,
             start=start,
             n_adam=n_adam,
@@ -132,7 +136,7 @@ def pyro_map(
         ),
         seed=seed,
         prior=problem.prior,
-        X=problem.table.X_ND,
+        X=problem.table.X,
         names=problem.table.names,
         row_names=problem.table.row_names,
         restarts=Restarts(
@@ -158,7 +162,7 @@ def _adam(
     batch_size: int | None,
     seed: int,
     progress: bool,
-) -> tuple[Parameters, Tensor, Tensor]:
+) -> tuple[Parameters, Loop]:
     """Climbs with AutoDelta; the global parameter store and random state are left as they were."""
     arguments = (problem.table.X_ND, *problem.table.X_ND.shape, problem.prior, batch_size)
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
@@ -177,14 +181,16 @@ def _adam(
             label="pyro_map: Adam",
         )
         values = {name: value.detach().clone() for name, value in guide.median(*arguments).items()}
-    return Parameters(**values), loop.trace_TR[:, 0], loop.seconds_T
+    return Parameters(**values), loop
 
 
-def _lbfgs(problem: Problem, start: Parameters, trace_T: Tensor, seconds_T: Tensor, max_iter: int) -> Ascent:
-    """Polishes a point on the program's own log density."""
-    K, D = start.omega.shape
-    objective, seconds = trace_T.tolist(), seconds_T.tolist()
+def _lbfgs(problem: Problem, start: Parameters, adam: Loop, max_iter: int) -> Ascent:
+    """Polishes the point that Adam has come to on the program's own log density; only looks at it if interrupted."""
+    X_ND, (K, D) = problem.table.X_ND, start.omega.shape
+    objective, seconds = adam.trace_TR[:, 0].tolist(), adam.seconds_T.tolist()
     before = seconds[-1] - time.perf_counter()
+    pi, omega, lam = interior(start)
+    x = torch.cat([pi.log(), omega.logit().flatten(), lam.log().flatten()]).numpy()
 
     def point(x: Tensor) -> Parameters:
         log_pi, logit, log_lam = x.split([K, K * D, K * D])
@@ -194,34 +200,43 @@ def _lbfgs(problem: Problem, start: Parameters, trace_T: Tensor, seconds_T: Tens
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
         x_free = torch.from_numpy(x).requires_grad_()
-        value = -log_density(problem.table.X_ND, point(x_free), problem.prior)
+        value = -log_density(X_ND, point(x_free), problem.prior)
         (gradient,) = torch.autograd.grad(value, x_free)
         return value.item(), gradient.numpy()
 
     def record(intermediate_result: OptimizeResult) -> None:
+        nonlocal x
         objective.append(-float(intermediate_result.fun))
         seconds.append(before + time.perf_counter())
+        x = intermediate_result.x.copy()
         if out_of_time():
-            raise StopIteration  # L-BFGS-B hands back the point it is at
+            raise TimeoutError
 
-    pi, omega, lam = interior(start)
-    x0 = torch.cat([pi.log(), omega.logit().flatten(), lam.log().flatten()])
-    result = minimize(
-        loss,
-        x0.numpy(),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(-EDGE, EDGE)] * len(x0),
-        callback=record,
-        options={"maxiter": max_iter, "maxfun": 2 * max_iter, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-7},
-    )
-    steepest = float(np.abs(result.jac).max())
-    converged = steepest <= GRADIENT * (1 + abs(result.fun))
-    ending = (
-        f"interrupted by its budget of time, L-BFGS: {result.message}" if out_of_time() else f"L-BFGS: {result.message}"
-    )
-    message = f"{ending}; largest gradient {steepest:.1e}"
-    end = Parameters(*(value.detach() for value in point(torch.from_numpy(result.x))))
+    reason = adam.reason if adam.reason.startswith("interrupted") else ""
+    try:
+        if not reason:
+            result = minimize(
+                loss,
+                x,
+                jac=True,
+                method="L-BFGS-B",
+                bounds=[(-EDGE, EDGE)] * len(x),
+                callback=record,
+                options={"maxiter": max_iter, "maxfun": 2 * max_iter, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-7},
+            )
+            x = result.x
+    except KeyboardInterrupt:
+        reason = "interrupted by the user while L-BFGS ran"
+    except TimeoutError:
+        reason = "interrupted by its budget of time while L-BFGS ran"
+    value, gradient = loss(x)
+    steepest = float(np.abs(gradient).max())
     return Ascent(
-        end, -float(result.fun), torch.tensor(objective, dtype=torch.float64), torch.tensor(seconds), converged, message
+        parameters=Parameters(*(field.detach() for field in point(torch.from_numpy(x)))),
+        objective=-value,
+        trace_T=torch.tensor(objective, dtype=torch.float64),
+        seconds_T=torch.tensor(seconds, dtype=torch.float64),
+        converged=not reason and steepest <= GRADIENT * (1 + abs(value)),
+        interrupted=bool(reason),
+        reason=f"{reason or f'L-BFGS: {result.message}'}; largest gradient {steepest:.1e}",
     )

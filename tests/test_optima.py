@@ -1,5 +1,7 @@
 """One optimum by three roads: EM, Adam with L-BFGS and L-BFGS alone, from the same start, on random problems."""
 
+from importlib import import_module
+
 import numpy as np
 import pyro
 import pytest
@@ -83,6 +85,33 @@ def test_minibatches_lead_to_the_same_optimum(batch_size):
     whole = METHODS["pyro_map"](X, K, seed=1, **settings)
     # More rows than the table has are the table; fewer give noisy steps.
     assert torch.equal(found.trace, whole.trace) == (batch_size == 1000)
+
+
+@pytest.mark.parametrize("where", ["Adam", "L-BFGS"])
+def test_ctrl_c_ends_the_search_and_hands_back_where_it_is(monkeypatch, where):
+    """The second of three starts is interrupted; the third does not run, and the second is no end that converged."""
+    module = import_module("zipmix.inference.pyro_map")
+    owner, name, after = {
+        "Adam": (pyro.infer.SVI, "step", 10 + 4),
+        "L-BFGS": (module, "log_density", 40),
+    }[where]
+    original, calls = getattr(owner, name), []
+
+    def pressed(*arguments):
+        calls.append(1)
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, name, pressed)
+    X = problem(4)[0]
+    found = METHODS["pyro_map"](X, 2, n_starts=3, n_adam=10, max_iter=20)
+    assert found.reason.startswith("interrupted by the user")
+    assert "in start 2 of 3" in found.reason
+    assert len(found.restarts.objective_R) == 2
+    assert not found.restarts.converged_R[1]
+    assert len(found.trace) == len(found.trace_seconds) == found.n_iter + 1
+    assert found.objective == pytest.approx(log_posterior(X, found.parameters).item(), rel=1e-9)
 
 
 def test_settings_are_checked():
