@@ -151,7 +151,7 @@ def exact(X: Any, n_components: int, *, prior: Prior = Prior(), seed: int = 0, n
         settings=dict(n_draws=n_draws),
         seed=seed,
         prior=problem.prior,
-        X=problem.table.X_ND,
+        X=problem.table.X,
         names=problem.table.names,
         row_names=problem.table.row_names,
     )

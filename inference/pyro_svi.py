@@ -173,7 +173,7 @@ def pyro_svi(
         ),
         seed=seed,
         prior=problem.prior,
-        X=problem.table.X_ND,
+        X=problem.table.X,
         names=problem.table.names,
         row_names=problem.table.row_names,
         objective_error=error,

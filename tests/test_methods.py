@@ -10,6 +10,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from scipy.sparse import csr_array, issparse
 
 from zipmix import METHODS, Fit, Parameters, Prior, fit, load, simulate
 from zipmix.inference.arviz_io import ess
@@ -261,6 +262,16 @@ def test_duplicated_data_is_doubled_statistics(method):
         return
     for value, by_hand in zip(found.parameters, expected, strict=True):
         torch.testing.assert_close(value, by_hand, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_fit_keeps_a_sparse_table_sparse(method):
+    X = table().nan_to_num(0.0).to(torch.int64)
+    one, other = tiny(X, 2, method), tiny(csr_array(X.numpy()), 2, method)
+    assert issparse(other.X)
+    assert (other.X.toarray() == X.numpy()).all()
+    assert other.X.dtype == one.X.numpy().dtype == np.int64
+    assert other.objective == pytest.approx(one.objective, rel=1e-9)
 
 
 EXTREMES = {
