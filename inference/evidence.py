@@ -47,7 +47,7 @@ from zipmix.models.conjugate import (
 )
 from zipmix.models.counts import Counts, as_counts
 from zipmix.models.kernel import Statistics, expectation, log_joint, logs, responsibilities
-from zipmix.models.parameters import InputError, Parameters, Prior, check_whole, require_proper
+from zipmix.models.parameters import InputError, Parameters, Prior, check_real, check_whole, require_proper
 from zipmix.models.posterior import blocks, log_posterior_at
 
 # Components up to which the sum over relabellings is worked out.
@@ -229,7 +229,7 @@ def log_evidence_annealed(
     check_whole(n_groups, "n_groups", at_least=2)
     check_whole(n_particles, "n_particles", at_least=2)
     check_whole(n_sweeps, "n_sweeps", at_least=1)
-    if not 0 < conditional_ess < 1:
+    if not 0 < check_real(conditional_ess, "conditional_ess") < 1:
         raise InputError(f"conditional_ess must lie between 0 and 1, got {conditional_ess!r}; 0.9 is usual.")
     rng = np.random.default_rng([seed, 1_000_003])
     particles = _prior_particles(problem, n_groups, n_particles, rng)

@@ -78,6 +78,11 @@ def at(state: State, n_rows: int, prior: Prior) -> Conditionals:
     return complete_conditionals(Statistics(*(n_rows * value for value in state.average)), prior)
 
 
+def tables_at(conditionals: Conditionals, algorithm: Algorithm) -> Logs:
+    """The kernel's tables: logs at the mode, or expected logs under q."""
+    return logs(mode(conditionals)) if algorithm == "em" else expected_logs(conditionals)
+
+
 def prior_term(conditionals: Conditionals, prior: Prior, algorithm: Algorithm) -> Tensor:
     """What joins the log likelihood in the objective: log p(Theta | prior) at the mode, or -KL(q || p), (R,)."""
     if algorithm == "em":
@@ -122,8 +127,9 @@ def online(
         progress: whether to show a progress bar.
     Returns:
         parameters: the MAP ("em") or the mean of q, with draws (1, S, ...) from q ("vb"). objective: that of the whole
-        table (log posterior, or ELBO); of a stream, the running average times the rows. trace: that of every chunk,
-        scaled to all rows, at the point before it was read. X: of a stream only its first chunk is kept.
+        table (log posterior, or ELBO); of a stream, the running average times the rows. trace: the log likelihood of
+        every chunk, scaled to all rows, at the point before it was read, and the term of the prior at the point after.
+        X: of a stream only its first chunk is kept.
     Raises:
         InputError: data, prior or settings that cannot be used.
     """
@@ -133,7 +139,7 @@ def online(
     check_whole(n_draws, "n_draws", at_least=1)
     if algorithm not in get_args(Algorithm):
         raise InputError(f"algorithm must be 'em' or 'vb', got {algorithm!r}.")
-    if not 0.5 < decay <= 1:
+    if not 0.5 < check_real(decay, "decay") <= 1:
         raise InputError(f"decay must be over 0.5 and at most 1, got {decay!r}; 0.6 is usual.")
     check_real(delay, "delay", zero=True)
     K = check_components(n_components)
@@ -153,11 +159,12 @@ def online(
         try:
             for chunk in source:
                 gamma = 1.0 if state is None else (state.n_chunks + 1 + delay) ** -decay
-                state, own_R = absorb(state, chunk, tables, gamma)
-                q = at(state, n_rows or state.n_seen, prior)
-                tables = logs(mode(q)) if algorithm == "em" else expected_logs(q)
-                trace.append((n_rows or state.n_seen) * own_R + prior_term(q, prior, algorithm))
+                after, own_R = absorb(state, chunk, tables, gamma)
+                q = at(after, n_rows or after.n_seen, prior)
+                trace.append((n_rows or after.n_seen) * own_R + prior_term(q, prior, algorithm))
                 seconds.append(time.perf_counter() - began)
+                tables = tables_at(q, algorithm)
+                state = after
                 advance()
                 if out_of_time():
                     reason = "interrupted by its budget of time: "
@@ -166,6 +173,10 @@ def online(
             reason = "interrupted by the user: "
     if state is None:
         raise KeyboardInterrupt
+    # A chunk that was interrupted is left out as a whole.
+    trace, seconds = trace[: state.n_chunks], seconds[: state.n_chunks]
+    q = at(state, n_rows or state.n_seen, prior)
+    tables = tables_at(q, algorithm)
     reason += f"read {state.n_chunks} chunks of the {'stream' if streamed else 'table'}, {state.n_seen} rows in all"
     likelihood_R = state.n_seen * state.log_likelihood if streamed else expectation(counts, tables)[1]
     objective_R = likelihood_R + prior_term(q, prior, algorithm)

@@ -142,12 +142,16 @@ def pyro_nuts(
                 taken.append(n_gradients)
             return look(taken)
 
+        def visit(state: State) -> Visit:
+            theta, objective, step_size, n_gradients = state
+            return Visit(theta, objective, {"step_size": step_size, "n_gradients": n_gradients})
+
         fit = run(
             "pyro_nuts",
             problem,
             step,
             look([0] * lengths.n_chains),
-            lambda state: Visit(state.theta, state.objective, {"step_size": state.step_size, "n_gradients": state[3]}),
+            visit,
             lengths,
             progress=progress,
             settings=dict(target_accept=target_accept, max_tree_depth=max_tree_depth, init=init, start=start),

@@ -160,6 +160,8 @@ def test_refuses_what_cannot_be_estimated():
         log_evidence_chib(fit(X, 15, "gibbs", n_warmup=0, n_draws=2))
     with pytest.raises(InputError, match="conditional_ess"):
         log_evidence_annealed(X, 2, conditional_ess=1.0)
+    with pytest.raises(InputError, match="conditional_ess must be a finite number > 0, got 'x'"):
+        log_evidence_annealed(X, 2, conditional_ess="x")
     with pytest.raises(InputError, match=r"prior\.f is 0"):
         log_evidence_annealed(X, 2, Prior(alpha=1.0, a=1.0, b=1.0, e=1.0, f=0.0))
 

@@ -1,6 +1,7 @@
 """online: held against EM and CAVI, which see all rows at once, and against the averages written out."""
 
 import math
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -123,11 +124,37 @@ def test_ctrl_c_hands_back_what_is_there():
     assert found.n_iter == 10
 
 
+@pytest.mark.parametrize("name", ["complete_conditionals", "prior_term", "tables_at"])
+@pytest.mark.parametrize("algorithm", ["em", "vb"])
+def test_ctrl_c_amid_a_chunk_leaves_that_chunk_out(monkeypatch, name, algorithm):
+    """Wherever the key is pressed, the fit is that of the chunks before, to the letter."""
+    module = import_module("zipmix.inference.online")
+    original, calls = getattr(module, name), []
+
+    def pressed(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    chunks = table(60, 2, 2, 0).split(10)
+    expected = online(iter(chunks[:3]), 2, algorithm=algorithm, init="prior", n_starts=2)
+    monkeypatch.setattr(module, name, pressed)
+    found = online(iter(chunks), 2, algorithm=algorithm, init="prior", n_starts=2)
+    assert found.reason.startswith("interrupted by the user")
+    assert found.n_iter == 3
+    assert found.objective == expected.objective
+    assert torch.equal(found.trace, expected.trace)
+    assert len(found.trace_seconds) == 3
+    assert all(torch.equal(*pair) for pair in zip(found.parameters, expected.parameters, strict=True))
+
+
 def test_refuses_what_cannot_be_used():
     X = [[0.0, 1], [2, 3]]
     for settings, words in [
         ({"algorithm": "map"}, "algorithm must be 'em' or 'vb', got 'map'"),
         ({"decay": 0.5}, "decay must be over 0.5"),
+        ({"decay": "fast"}, "decay must be a finite number > 0, got 'fast'"),
         ({"delay": -1.0}, "delay must be a finite number >= 0"),
         ({"chunk_size": 0}, "chunk_size"),
         ({"prior": LOOSE}, r"prior\.alpha is .*no MAP"),
