@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zipmix.inference.result import Fit, Restarts
 from zipmix.models.conjugate import as_conditionals, log_density
-from zipmix.models.counts import Source, as_counts, as_dense
+from zipmix.models.counts import Counts, Source, as_counts, as_dense
 from zipmix.models.parameters import InputError, Parameters, Prior
 from zipmix.models.posterior import rows_log_likelihood
 from zipmix.models.zip_mixture import Simulation
@@ -226,12 +226,14 @@ def _metadata(fit: Fit) -> dict[str, Any]:
         "prior": [torch.as_tensor(value).tolist() for value in fit.prior],
         "names": list(fit.names),
         "row_names": None if fit.row_names is None else list(fit.row_names),
-        **{name: getattr(fit, name) for name in PLAIN},
+        **{name: _encode(getattr(fit, name)) for name in PLAIN},
     }
 
 
 def _encode(value: Any) -> Any:
-    return {"Parameters": [field.tolist() for field in value]} if isinstance(value, Parameters) else value
+    if isinstance(value, Parameters):
+        return {"Parameters": [torch.as_tensor(field).tolist() for field in value]}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _decode(value: Any) -> Any:
@@ -334,15 +336,20 @@ def least_ess(values: Tensor) -> float:
 
 
 def loo(fit: Fit) -> Loo:
-    """PSIS-LOO of rows, z and b summed out.
+    """PSIS-LOO of rows, z and b summed out; a row of which nothing is observed adds nothing.
+
+    The draws are taken for draws from the posterior. Those of a variational fit are from q, and then so is the score.
 
     Raises:
         InputError: a fit without draws.
     """
     if fit.draws is None:
         raise InputError(f"fit must hold draws, got a point of method {fit.method!r}; use 'gibbs', for one.")
-    rows_CSN = rows_log_likelihood(as_counts(fit.X), fit.draws)
-    data = _as_data({"posterior": _numbered(_posterior(fit)), "log_likelihood": _rows(fit, rows_CSN)})
+    counts = as_counts(fit.X)
+    rows = _rows(fit, rows_log_likelihood(counts, fit.draws)).isel(observation=_observed_rows(counts))
+    if not rows.sizes["observation"]:
+        return Loo(0.0, 0.0, 0.0, 0)
+    data = _as_data({"posterior": _numbered(_posterior(fit)), "log_likelihood": rows})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto", category=UserWarning)
         # In the fit of the Pareto shape, exp may overflow to infinity, whose inverse is the 0 that is meant.
@@ -351,6 +358,13 @@ def loo(fit: Fit) -> Loo:
     elpd = result.elpd_loo if hasattr(result, "elpd_loo") else result.elpd
     p = result.p_loo if hasattr(result, "p_loo") else result.p
     return Loo(float(elpd), float(result.se), float(p), int((result.pareto_k > 0.7).sum()))
+
+
+def _observed_rows(counts: Counts) -> np.ndarray:
+    """Which rows have a cell that is not missing, (N,) bool."""
+    if counts.missing is None:
+        return np.ones(counts.n_rows, dtype=bool)
+    return np.asarray(counts.missing.sum(1)) < counts.n_features
 
 
 def save_simulation(simulation: Simulation, path: Path) -> None:

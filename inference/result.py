@@ -67,7 +67,7 @@ class Fit:
     method: str  # name in METHODS
     parameters: Parameters  # the point: MAP, mean of q, or the draw of highest log posterior
     draws: Parameters | None  # (chain, draw, ...) draws from the posterior or from q
-    objective: float  # log p(X, Theta | prior) at the point; the ELBO for cavi and pyro_svi
+    objective: float  # log p(X, Theta | prior) at the point; the ELBO where variational; online: see there
     trace: Tensor  # (T,) objective per iteration; (chain, T) log posterior per sweep for samplers
     trace_seconds: Tensor  # (T,) wall time of each entry of the trace
     converged: bool
@@ -150,9 +150,9 @@ class Fit:
         """
         counts, X_ND = self._counts(X), as_dense(self.X if X is None else self._table(X).X)
         zero_ND = self._average(counts, lambda p: 1 - rho(logs(p)))
-        P_ND = torch.where(X_ND == 0, zero_ND, 0.0)
-        if counts.has_missing:
-            P_ND = torch.where(X_ND.isnan(), self._average(counts, lambda p: 1 - p.omega), P_ND)
+        P_ND, missing_ND = torch.where(X_ND == 0, zero_ND, 0.0), X_ND.isnan()
+        if bool(missing_ND.any()):
+            P_ND = torch.where(missing_ND, self._average(counts, lambda p: 1 - p.omega), P_ND)
         return P_ND
 
     def points(self, n_rows: int) -> Iterator[Parameters]:
@@ -196,7 +196,21 @@ class Fit:
         return save(self, Path(path), overwrite=overwrite)
 
     def _table(self, X: Any) -> Table:
-        return as_table(X, n_features=self.parameters.omega.shape[-1])
+        """New rows, checked: they must have the columns of the fit, in the same order where both have names.
+
+        Raises:
+            InputError: X cannot be used, or has other columns.
+        """
+        table = as_table(X, n_features=self.parameters.omega.shape[-1])
+        unnamed = tuple(f"x{d}" for d in range(len(self.names)))
+        if unnamed not in (table.names, self.names):
+            for d, (name, expected) in enumerate(zip(table.names, self.names, strict=True)):
+                if name != expected:
+                    raise InputError(
+                        f"X must have the columns of the fit in the same order; got {name!r} in the place of "
+                        f"{expected!r} (column {d}). Reorder the columns, or hand over the bare numbers."
+                    )
+        return table
 
     def _counts(self, X: Any) -> Counts:
         return as_counts(self.X if X is None else self._table(X).X)

@@ -19,7 +19,7 @@ def log_posterior(X: Any, parameters: Parameters, prior: Prior = Prior()) -> Ten
     """log p(X, Theta | prior) with z and b summed out, all constants in.
 
     Args:
-        X: (N, D) counts >= 0, NaN where missing.
+        X: (N, D) counts >= 0, NaN where missing; or a zipmix.stream of them.
         parameters: pi (..., K), omega (..., K, D), lam (..., K, D), with any batch axes in front.
         prior: hyperparameters of equations (1)-(3).
     Returns:
@@ -29,7 +29,7 @@ def log_posterior(X: Any, parameters: Parameters, prior: Prior = Prior()) -> Ten
     """
     table = as_table(X)
     n_components = torch.as_tensor(parameters.pi).shape[-1] if isinstance(parameters, Parameters) else 1
-    points = check_parameters(parameters, n_components, table.X.shape[1])
+    points = check_parameters(parameters, n_components, len(table.names))
     return log_posterior_at(as_counts(table.X), points, check_prior(prior, n_components))
 
 

@@ -8,13 +8,17 @@ import warnings
 
 import arviz as az
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
 from scipy import stats
+from scipy.sparse import csr_array
 
 from zipmix import FLAT, InputError, Parameters, Prior, fit, load, log_evidence_exact, simulate
+from zipmix.inference.arviz_io import loo
 from zipmix.inference.result import Restarts
+from zipmix.models.counts import as_table
 from zipmix.models.parameters import check_prior
 from zipmix.models.zip_mixture import log_density
 
@@ -95,6 +99,18 @@ def test_answers_are_those_of_enumeration(fitted, name, X):
     assert (one.predict(X).numpy() == R_NK.argmax(1)).all()
 
 
+def test_columns_in_another_order_are_refused():
+    """Frames are told by the names of their columns; bare numbers are taken as they come."""
+    X = pd.DataFrame(table(missing=False).numpy(), columns=["a", "b", "c"])
+    one = fit(X, 2, n_starts=1)
+    words = r"^X must have the columns of the fit in the same order; got 'c' in the place of 'b' \(column 1\)\."
+    with pytest.raises(InputError, match=words):
+        one.predict(X[["a", "c", "b"]])
+    scores = one.score_samples(X)
+    assert torch.equal(one.score_samples(X.to_numpy()), scores)
+    assert torch.equal(fit(X.to_numpy(), 2, n_starts=1).score_samples(X), scores)
+
+
 def test_imputing_beats_the_mean_of_the_column_and_zero_filling():
     """Two clusters, three of five columns hidden: zeros in their place would speak for the lower cluster."""
     omega, lam = (
@@ -162,6 +178,17 @@ def test_save_and_load_give_back_the_same_fit(fitted, name, tmp_path):
     if name in ("em", "gibbs"):
         repeated = fit(again.X, 2, again.method, prior=again.prior, seed=again.seed, **again.settings)
         assert_same(repeated.parameters, one.parameters)
+
+
+def test_settings_may_be_numbers_of_numpy_and_lists(tmp_path):
+    """Seeds come from np.arange, tolerances from np.logspace; a start may have been read from JSON."""
+    start = Parameters([0.5, 0.5], [[0.5] * 3] * 2, np.array([[1.0] * 3, [5] * 3]))
+    one = fit(table(), 2, seed=np.int64(3), max_iter=np.int64(4), tolerance=np.float32(0.5), start=start)
+    again = load(one.save(tmp_path / "fit.nc"))
+    assert again.seed == 3
+    assert again.settings["max_iter"] == 4
+    assert again.settings["tolerance"] == 0.5
+    assert [field.tolist() for field in again.settings["start"]] == [np.asarray(field).tolist() for field in start]
 
 
 def test_existing_file_is_not_overwritten_unasked(fitted, tmp_path):
@@ -260,13 +287,24 @@ def test_arviz_loo_is_the_ratio_of_exact_evidences():
     """log p(x_i | the other rows) = log p(X) - log p(X without row i), for draws of the exact posterior."""
     X = table()[:7]
     one = fit(X, 2, "exact", n_draws=4000)
-    loo = az.loo(one.to_arviz(), pointwise=True)
+    found = az.loo(one.to_arviz(), pointwise=True)
     everything = log_evidence_exact(X, 2)
     exact = [everything - log_evidence_exact(torch.cat([X[:i], X[i + 1 :]]), 2) for i in range(7)]
     # 4000 independent draws leave PSIS an error of a few hundredths where Pareto's k is below 0.7, as it is here.
-    assert (loo.pareto_k < 0.7).all()
-    np.testing.assert_allclose(loo.loo_i, exact, atol=0.1)
-    assert loo.elpd_loo == pytest.approx(sum(exact), abs=0.2)
+    assert (found.pareto_k < 0.7).all()
+    np.testing.assert_allclose(found.loo_i, exact, atol=0.1)
+    assert found.elpd_loo == pytest.approx(sum(exact), abs=0.2)
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr_array])
+def test_loo_of_a_row_of_which_nothing_is_observed(form):
+    """It changes nothing: its score is 0 under every draw."""
+    X = table(missing=False).numpy()
+    with_row = np.insert(X, 3, NAN, axis=0)
+    one = fit(X, 2, "gibbs", n_draws=60, n_warmup=20)
+    more = dataclasses.replace(one, X=as_table(form(with_row)).X)
+    assert loo(more) == pytest.approx(loo(one), rel=1e-9)
+    assert loo(dataclasses.replace(one, X=torch.full((2, 3), NAN))) == (0, 0, 0, 0)
 
 
 def test_arviz_compares_fits():

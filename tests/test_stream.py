@@ -89,6 +89,17 @@ def test_a_streamed_fit_is_the_fit_in_memory(write, missing, X, tmp_path):
         streamed.to_arviz()
 
 
+def test_what_a_streamed_fit_answers_is_what_one_in_memory_does(X):
+    X = X.copy()
+    X[3, 1] = NAN
+    rows = zipmix.stream([X[:150], X[150:]])
+    streamed = zipmix.fit(rows, K, n_starts=2, max_iter=20)
+    for name in ("responsibilities", "score_samples", "affinity", "impute", "structural_zeros"):
+        torch.testing.assert_close(getattr(streamed, name)(), getattr(streamed, name)(X), rtol=1e-12, atol=1e-12)
+    at = streamed.parameters, streamed.prior
+    assert zipmix.log_posterior(rows, *at).item() == pytest.approx(zipmix.log_posterior(X, *at).item(), rel=1e-12)
+
+
 def test_shards_of_any_kind_are_one_table(X, tmp_path):
     parts = [npy(tmp_path / "a", X[:100]), X[100:150], sp.csr_array(X[150:300]), torch.from_numpy(X[300:])]
     streamed = zipmix.fit(zipmix.stream(parts, block_rows=64), K, **SETTINGS)
