@@ -37,10 +37,15 @@ class Restarts(NamedTuple):
     trace_TR: Tensor  # (T, R) objective after each iteration, NaN once a start has ended
 
     @property
-    def n_best(self) -> int:
-        """How many starts reached the best objective, within 1e-6 relative."""
+    def best_R(self) -> Tensor:
+        """Which starts reached the best objective, within 1e-6 relative, (R,) bool."""
         best = self.objective_R.max()
-        return int((best - self.objective_R <= SAME_OPTIMUM * (1 + best.abs())).sum())
+        return best - self.objective_R <= SAME_OPTIMUM * (1 + best.abs())
+
+    @property
+    def n_best(self) -> int:
+        """How many starts reached the best objective."""
+        return int(self.best_R.sum())
 
     def table(self) -> "pd.DataFrame":
         """One row per start, the best first: objective, gap to the best, iterations, converged."""

@@ -6,6 +6,7 @@ used is told in one sentence on stderr, with exit status 2.
 
 import ast
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,11 +74,9 @@ def fit_command(
 ) -> None:
     """Fit the mixture by one method and print its components."""
     import zipmix
-    from zipmix.outputs import fit_summary, refuse_existing, write_csv
+    from zipmix.outputs import fit_summary, refuse_files, write_csv, write_whole
 
-    for path in (save, rows, impute):
-        if path is not None:
-            refuse_existing(path, overwrite=overwrite)
+    refuse_files((save, rows, impute), overwrite=overwrite)
     table = zipmix.load_data(data)
     settings: dict[str, Any] = {"progress": True} | assignments(setting or [], "--set")
     fitted = _run(table, components, method, prior=parse_prior(prior or []), seed=seed, settings=settings)
@@ -85,11 +84,11 @@ def fit_command(
 
     Console().print(fit_summary(fitted))
     if save is not None:
-        fitted.save(save, overwrite=overwrite)
+        write_whole(save, lambda place: fitted.save(place, overwrite=True))
     if rows is not None:
         write_csv(rows, _rows(fitted, table.labels))
     if impute is not None:
-        write_csv(impute, _frame(fitted.impute(), table.names))
+        write_csv(impute, _frame(fitted.impute(), table.names, table.row_names))
     for path in (save, rows, impute):
         if path is not None:
             typer.echo(f"wrote {path}")
@@ -132,13 +131,13 @@ def compare_command(
         return
     import zipmix
     from zipmix.comparison import DEFAULT_METHODS
-    from zipmix.outputs import comparison_table, refuse_existing
+    from zipmix.outputs import comparison_table, refuse_folder
     from zipmix.report import write_report
 
     if components is None:
         raise zipmix.InputError("-k is missing: give the number of components, as in -k 3, or a study file (.toml).")
     folder = output or Path("results") / Path(data).stem
-    refuse_existing(folder, overwrite=overwrite)
+    refuse_folder(folder, overwrite=overwrite)
     compared = zipmix.compare(
         zipmix.load_data(data),
         components,
@@ -152,6 +151,7 @@ def compare_command(
         budget=budget,
         progress=True,
     )
+    compared = compared._replace(command=shlex.join(["zipmix", *sys.argv[1:]]))
     from rich.console import Console
 
     Console().print(comparison_table(compared))
@@ -190,11 +190,9 @@ def simulate_command(
     """Draw parameters and counts from the model."""
     import zipmix
     from zipmix.inference.arviz_io import save_simulation
-    from zipmix.outputs import refuse_existing, write_csv, write_whole
+    from zipmix.outputs import refuse_files, write_csv, write_whole
 
-    for path in (file, truth):
-        if path is not None:
-            refuse_existing(path, overwrite=overwrite)
+    refuse_files((file, truth), overwrite=overwrite)
     drawn = zipmix.simulate(n, features, components, prior=parse_prior(prior or []), seed=seed)
     write_csv(file, _frame(drawn.X, tuple(f"x{d}" for d in range(features))))
     typer.echo(f"wrote {file}")
@@ -245,6 +243,7 @@ def _run(table: Any, components: int, method: str, *, prior: "Prior", seed: int,
     return replace(
         zipmix.fit(table.X, components, method, prior=prior, seed=seed, **settings),
         names=table.names,
+        row_names=table.row_names,
     )
 
 
@@ -265,7 +264,7 @@ def assignments(texts: list[str], option: str) -> dict[str, Any]:
             raise InputError(f"{option} names {name!r} twice; give it once.")
         try:
             values[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             values[name] = value
     return values
 
@@ -301,10 +300,12 @@ def _by_method(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return nested
 
 
-def _frame(X_ND: Any, names: tuple[str, ...]) -> Any:
+def _frame(X_ND: Any, names: tuple[str, ...], row_names: tuple[str, ...] | None = None) -> Any:
+    """The table as load_data reads it: names of rows stand in a first column without a name."""
     import pandas as pd
 
-    frame = pd.DataFrame(X_ND.numpy(), columns=list(names))
+    index = None if row_names is None else pd.Index(row_names, name="")
+    frame = pd.DataFrame(X_ND.numpy(), index=index, columns=list(names))
     whole = frame.columns[((frame % 1 == 0) | frame.isna()).all()]
     return frame.astype(dict.fromkeys(whole, "Int64"))
 
@@ -313,7 +314,8 @@ def _rows(fitted: "Fit", labels: tuple[str, ...] | None) -> Any:
     import pandas as pd
 
     R_NK = fitted.responsibilities()
-    frame = pd.DataFrame(R_NK.numpy(), columns=[f"r{k}" for k in range(fitted.n_components)])
+    index = None if fitted.row_names is None else list(fitted.row_names)
+    frame = pd.DataFrame(R_NK.numpy(), index=index, columns=[f"r{k}" for k in range(fitted.n_components)])
     frame.insert(0, "component", R_NK.argmax(1).numpy())
     if labels is not None:
         frame.insert(1, "label", list(labels))

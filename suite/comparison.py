@@ -6,13 +6,10 @@ matched to those of the best EM start (labels.py).
 
 import os
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +22,7 @@ from zipmix.inference import METHODS, check_settings
 from zipmix.inference.arviz_io import Loo, ess, loo, rhat
 from zipmix.inference.evidence import Evidence, log_evidence_chib
 from zipmix.inference.exact import log_evidence_exact
-from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.result import Fit, Problem, Restarts, pose
 from zipmix.labels import match
 from zipmix.models.counts import as_counts
 from zipmix.models.kernel import log_zero, logs
@@ -99,6 +96,13 @@ class Comparison(NamedTuple):
     machine: str
     seconds: float
 
+    @property
+    def shown_restarts(self) -> tuple[str, Restarts] | None:
+        """The method whose restarts are shown, the reference or else the first that had several, and these."""
+        found = {name: f.restarts for name, f in self.fits.items() if f.restarts and len(f.restarts.objective_R) > 1}
+        name = self.reference if self.reference in found else next(iter(found), None)
+        return None if name is None else (name, found[name])
+
 
 def compare(
     X: Any,
@@ -143,7 +147,7 @@ def compare(
     check_comparison(methods, settings, n_starts, n_chains, held_out, budget)
     data = X if isinstance(X, Data) else None
     problem = pose(data.X if data else X, n_components, prior)
-    data = data or Data(problem.table.X_ND, problem.table.names, None, "given as an array")
+    data = data or Data(problem.table.X_ND, problem.table.names, None, "given as an array", problem.table.row_names)
 
     def run(posed: Problem, names: Sequence[str], label: str) -> Runs:
         return run_methods(
@@ -159,24 +163,27 @@ def compare(
         )
 
     fits, failures, memory = run(problem, methods, "compare")
-    fits = {name: replace(fitted, names=data.names) for name, fitted in fits.items()}
+    fits = {name: replace(fitted, names=data.names, row_names=data.row_names) for name, fitted in fits.items()}
     if not fits:
         raise InputError(f"no method could be run: {'; '.join(f'{name}: {why}' for name, why in failures.items())}")
 
     scores: dict[str, HeldOut] = {}
-    if held_out > 0:
-        parts = split(problem.table.X_ND, share=held_out, seed=seed)
+    parts = split(problem.table.X_ND, share=held_out, seed=seed)
+    if len(parts.rows_MD):
         trained = run(pose(parts.train_ND, n_components, prior), list(fits), "held out")
         scores = {name: score(fitted, parts) for name, fitted in trained.fits.items()}
+        failures |= {f"{name} (held out)": why for name, why in trained.failures.items()}
 
-    command = shlex.join(["zipmix", *sys.argv[1:]]) if Path(sys.argv[0]).stem == "zipmix" else "zipmix.compare(...)"
+    asked = dict(methods=tuple(methods), prior=prior, seed=seed, n_starts=n_starts, n_chains=n_chains)
+    asked |= dict(settings=settings, held_out=held_out, budget=budget)
+    command = ", ".join(["X", str(n_components), *(f"{name}={value!r}" for name, value in asked.items())])
     return assemble(
         data,
         fits,
         failures,
         prior=problem.prior,
         seed=seed,
-        command=command,
+        command=f"zipmix.compare({command})",
         scores=scores,
         memory=memory,
         seconds=time.perf_counter() - began,
@@ -256,11 +263,15 @@ def check_comparison(
     Raises:
         InputError: naming the argument.
     """
+    if isinstance(methods, str):
+        raise InputError(f"methods must be a list of names, got {methods!r}; write methods=[{methods!r}].")
     if not methods:
         raise InputError(f"methods must name at least one of {', '.join(METHODS)}.")
     for name in [*methods, *settings]:
         if name not in METHODS:
             raise InputError(f"methods must be among {', '.join(METHODS)}; got {name!r}.")
+    if len(set(methods)) < len(methods):
+        raise InputError(f"methods must name each method once, got {', '.join(methods)}.")
     for name, values in settings.items():
         check_settings(name, values)
     check_whole(n_chains, "n_chains", at_least=1)

@@ -18,6 +18,7 @@ class Data(NamedTuple):
     names: tuple[str, ...]  # D names of columns
     labels: tuple[str, ...] | None  # N known groups of the rows, where there are any
     source: str  # in words
+    row_names: tuple[str, ...] | None = None  # N names of rows, where the table has them
 
 
 def load_data(name_or_path: str | Path) -> Data:
@@ -52,7 +53,7 @@ def load_data(name_or_path: str | Path) -> Data:
         table = reader(path)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return Data(table.X_ND, table.names, None, str(path))
+    return Data(table.X_ND, table.names, None, str(path), table.row_names)
 
 
 def _nmes1988() -> Data:

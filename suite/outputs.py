@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,21 +21,41 @@ PRINTED_COLUMNS = 12
 PRINTED_HEADERS = ("method", "log posterior", "gap (nats)", "ELBO", "matched", "time (s)", "converged")
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Refuses to write where something stands already, before any work is done.
-
-    A folder is replaced only if it holds a comparison and nothing else of the user's.
+def refuse_files(paths: Sequence[Path | None], *, overwrite: bool) -> None:
+    """Refuses files that cannot be written, before any work is done; None stands for a file that is not asked for.
 
     Raises:
-        InputError: the path exists, or the folder that it is to lie in cannot be written.
+        InputError: one exists or is a folder, its folder cannot be written, or two are the same.
     """
-    if path.is_dir() and any(path.iterdir()):
+    asked = [path for path in paths if path is not None]
+    for number, path in enumerate(asked):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file.")
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists already; choose another name, or add --overwrite.")
+        if path.resolve() in [other.resolve() for other in asked[:number]]:
+            raise InputError(f"{path} is to be written twice; give each file a name of its own.")
+        _refuse_place(path)
+
+
+def refuse_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuses a folder that a comparison cannot be written to, before any work is done.
+
+    Raises:
+        InputError: it is a file, holds anything without overwrite or anything but a comparison with it, or lies where
+            nothing can be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"folder: {folder} is a file; choose a folder.")
+    if folder.is_dir() and any(folder.iterdir()):
         if not overwrite:
-            raise InputError(f"--output: {path} exists already; choose another folder, or add --overwrite.")
-        if not (path / "comparison.json").is_file():
-            raise InputError(f"--output: {path} holds no comparison, so it is not replaced; choose another folder.")
-    elif path.is_file() and not overwrite:
-        raise InputError(f"{path} exists already; choose another name, or add --overwrite.")
+            raise InputError(f"folder: {folder} exists already; choose another folder, or add --overwrite.")
+        if not (folder / "comparison.json").is_file():
+            raise InputError(f"folder: {folder} holds no comparison, so it is not replaced; choose another folder.")
+    _refuse_place(folder)
+
+
+def _refuse_place(path: Path) -> None:
     parent = path.parent
     while not parent.exists():
         parent = parent.parent
@@ -67,7 +87,7 @@ def fit_summary(fit: "Fit") -> "Group":
     from rich.table import Table
     from rich.text import Text
 
-    word = "log posterior" if fit.objective_error == 0 and fit.method != "cavi" else "ELBO"
+    word = "ELBO" if fit.variational else "log posterior"
     state = "converged" if fit.converged else "not converged"
     head = f"{fit.method}: {word} {fit.objective:.6f}, {state} after {fit.n_iter} iterations, {fit.seconds:.2f} s"
     lines: list[Any] = [Text(head, style="bold"), Text(fit.reason)]

@@ -34,6 +34,9 @@ FOREST_ROWS = 36
 ZERO_COLUMNS = 30
 ROOTOGRAMS = 12
 
+# Counts that a rootogram shows, from 0 on.
+ROOTOGRAM_BARS = 200
+
 
 def plot_objective(fits: Mapping[str, Fit], ax: Axes | None = None) -> Axes:
     """How far each method still was from its best objective after so much wall time.
@@ -54,7 +57,7 @@ def plot_objective(fits: Mapping[str, Fit], ax: Axes | None = None) -> Axes:
         if f.objective_error > 0:
             trace_T = running_median(trace_T)
         target = max(trace_T.max().item(), f.objective) if f.variational else best
-        seconds = f.trace_seconds.double().numpy()
+        seconds = f.trace_seconds.double().clone().numpy()
         if len(seconds) > 1:
             seconds[0] = seconds[1] / 2
         gap = (target - trace_T).clamp_min(SMALLEST_GAP).numpy()
@@ -75,13 +78,13 @@ def plot_restarts(restarts: Restarts, ax: Axes | None = None) -> Axes:
     ax = ax or _axes(6.4, 4.0)
     best = restarts.objective_R.max()
     gap_TR = (best - restarts.trace_TR).clamp_min(SMALLEST_GAP).numpy()
-    reached = (best - restarts.objective_R) <= 1e-6 * (1 + best.abs())
+    reached = restarts.best_R
     for r, gap_T in enumerate(gap_TR.T):
         colour = COLOURS[0] if bool(reached[r]) else "#9A9A9A"
         ax.semilogy(gap_T, color=colour, lw=0.9, alpha=0.8)
     ax.plot([], [], color=COLOURS[0], label=f"reached the best optimum ({int(reached.sum())})")
     ax.plot([], [], color="#9A9A9A", label=f"ended at another one ({int((~reached).sum())})")
-    ax.set(xlabel="iteration", ylabel="gap to the best log posterior (nats)")
+    ax.set(xlabel="iteration", ylabel="gap to the best objective (nats)")
     ax.legend()
     return ax
 
@@ -163,7 +166,7 @@ def plot_zeros(
         intervals: (2, D) of a replicated table, for methods with draws.
         names: D names of columns.
     """
-    shown = np.linspace(0, len(observed) - 1, min(len(observed), ZERO_COLUMNS)).round().astype(int)
+    shown = _spaced(len(observed))
     ax = ax or _axes(max(5.0, 1.6 + 0.55 * len(shown)), 4.0)
     at = np.arange(len(shown))
     ax.hlines(observed.numpy()[shown], at - 0.38, at + 0.38, color="#222222", lw=2, label="observed")
@@ -183,6 +186,7 @@ def plot_rootogram(fit: Fit, column: int, ax: Axes | None = None) -> Axes:
     """Hanging rootogram of one column: square roots of expected frequencies, with the observed ones hung from them.
 
     Kleiber and Zeileis (2016). Bars that miss the axis show counts that the model makes too rare or too frequent.
+    Counts go up to the 99 % quantile of the column, and below 200.
 
     Args:
         fit: whose parameters predict.
@@ -191,14 +195,15 @@ def plot_rootogram(fit: Fit, column: int, ax: Axes | None = None) -> Axes:
     ax = ax or _axes(6.0, 3.6)
     x_N = fit.X[:, column]
     x_N = x_N[~x_N.isnan()]
-    counts = torch.arange(int(torch.quantile(x_N, 0.99)) + 2, dtype=torch.float64)
+    last = min(int(np.quantile(x_N.numpy(), 0.99)) + 2, ROOTOGRAM_BARS) if len(x_N) else 1
+    counts = torch.arange(last, dtype=torch.float64)
     pi, _, lam = fit.parameters
     tables = logs(fit.parameters)
     rate, u = lam[:, column, None], tables.u[:, column, None]
     log_poisson = u + torch.special.xlogy(counts, rate) - rate - torch.lgamma(counts + 1)
     log_p = torch.where(counts == 0, log_zero(tables)[:, column, None], log_poisson)
     expected = (len(x_N) * (pi[:, None] * log_p.exp()).sum(0)).sqrt().numpy()
-    observed = torch.stack([(x_N == count).sum() for count in counts]).double().sqrt().numpy()
+    observed = torch.bincount(x_N[x_N < last].long(), minlength=last).double().sqrt().numpy()
     ax.bar(counts.numpy(), observed, bottom=expected - observed, width=0.85, color="#B9CCE0", ec="#5F7F9F", lw=0.5)
     ax.plot(counts.numpy(), expected, "o-", color=COLOURS[4], ms=3.5, lw=1.3, label="expected")
     ax.axhline(0, color="#222222", lw=1)
@@ -230,15 +235,15 @@ def plot_structural_zeros(fit: Fit, ax: Axes | None = None) -> Axes:
     Args:
         fit: with its data.
     """
-    D = fit.X.shape[1]
-    ax = ax or _axes(min(12.0, max(4.5, 1.6 + 0.5 * D)), 3.6)
-    at, observed = np.arange(D), (~fit.X.isnan()).sum(0).clamp_min(1).numpy()
+    shown = _spaced(fit.X.shape[1])
+    ax = ax or _axes(min(12.0, max(4.5, 1.6 + 0.5 * len(shown))), 3.6)
+    at, observed = np.arange(len(shown)), (~fit.X.isnan()).sum(0).clamp_min(1).numpy()[shown]
     zero_ND = fit.X == 0
-    structural = torch.where(zero_ND, fit.structural_zeros(), 0.0).sum(0).numpy() / observed
-    zeros = zero_ND.sum(0).numpy() / observed
+    structural = torch.where(zero_ND, fit.structural_zeros(), 0.0).sum(0).numpy()[shown] / observed
+    zeros = zero_ND.sum(0).numpy()[shown] / observed
     ax.bar(at, structural, color=COLOURS[0], label="structural")
     ax.bar(at, zeros - structural, bottom=structural, color=COLOURS[1], label="of the Poisson part")
-    ax.set_xticks(at, [_short(name) for name in fit.names], rotation=30 if D < 12 else 90, ha="right")
+    ax.set_xticks(at, [_short(fit.names[d]) for d in shown], rotation=30 if len(shown) < 12 else 90, ha="right")
     ax.set(ylabel="share of the column", xlabel="column", ylim=(0, 1))
     ax.legend()
     return ax
@@ -250,9 +255,8 @@ def comparison_figures(comparison: "Comparison") -> dict[str, Figure]:
     reference = c.fits[c.reference]
     figures = {"counts": _figure(plot_counts(c.data.X, c.coclustering.rows, _axes(6.0, 3.6)))}
     figures["objective"] = _figure(plot_objective(c.fits))
-    with_restarts = [f.restarts for f in c.fits.values() if f.restarts is not None and len(f.restarts.objective_R) > 1]
-    if with_restarts:
-        figures["restarts"] = _figure(plot_restarts(with_restarts[0]))
+    if c.shown_restarts is not None:
+        figures["restarts"] = _figure(plot_restarts(c.shown_restarts[1]))
     figures["coclustering"] = _coclustering_figure(c)
     figures["forest"] = _forest_figure(c)
     figures["zeros"] = _figure(plot_zeros(c.zeros.observed_D, c.zeros.predicted, c.zeros.intervals, c.data.names))
@@ -302,6 +306,11 @@ def _forest_figure(c: "Comparison") -> Figure:
         ax.get_legend().remove()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
+
+
+def _spaced(n_columns: int) -> np.ndarray:
+    """Numbers of columns to show, evenly spaced where there are too many to read."""
+    return np.linspace(0, n_columns - 1, min(n_columns, ZERO_COLUMNS)).round().astype(int)
 
 
 def _telling(points: Mapping[str, Parameters], n: int) -> list[int]:

@@ -21,7 +21,7 @@ from zipmix.comparison import Comparison, assemble
 from zipmix.data import Data
 from zipmix.held_out import HeldOut, Score
 from zipmix.models.parameters import InputError, Parameters, Prior
-from zipmix.outputs import refuse_existing
+from zipmix.outputs import refuse_folder
 from zipmix.tables import as_csv, as_latex, as_markdown, comparison_tables
 from zipmix.verdict import LEVEL, interval
 
@@ -48,7 +48,7 @@ def write_report(comparison: Comparison, folder: str | Path, *, overwrite: bool 
     Args:
         comparison: what `zipmix.compare` returned.
         folder: where to write; made with its parents.
-        overwrite: whether a folder that holds a comparison may be replaced.
+        overwrite: whether a comparison that the folder holds may be replaced; other files in it stay.
     Returns:
         The path of report.html.
     Raises:
@@ -57,9 +57,10 @@ def write_report(comparison: Comparison, folder: str | Path, *, overwrite: bool 
     from zipmix.plots import comparison_figures
 
     folder = Path(folder)
-    refuse_existing(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    refuse_folder(folder, overwrite=overwrite)
+    place = folder.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
     try:
         fresh = scratch / "new"
         (fresh / "fits").mkdir(parents=True)
@@ -73,19 +74,38 @@ def write_report(comparison: Comparison, folder: str | Path, *, overwrite: bool 
         record = as_record(comparison)
         (fresh / "comparison.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (fresh / "report.html").write_text(render(comparison, record, pictures), encoding="utf-8")
-        if folder.exists():
-            os.replace(folder, scratch / "old")
-        os.replace(fresh, folder)
+        _put(fresh, place, scratch / "old")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder / "report.html"
+
+
+def _put(fresh: Path, folder: Path, old: Path) -> None:
+    """Moves what is fresh into the folder and what it replaces into old; on failure everything goes back."""
+    if not folder.exists():
+        os.replace(fresh, folder)
+        return
+    old.mkdir()
+    names = sorted(entry.name for entry in fresh.iterdir())
+    try:
+        for name in names:
+            if (folder / name).exists():
+                os.replace(folder / name, old / name)
+            os.replace(fresh / name, folder / name)
+    except BaseException:
+        for name in names:
+            if (folder / name).exists() and not (fresh / name).exists():
+                os.replace(folder / name, fresh / name)
+            if (old / name).exists():
+                os.replace(old / name, folder / name)
+        raise
 
 
 def read_comparison(folder: str | Path) -> Comparison:
     """The comparison that a folder holds, from its fits: nothing is fitted again.
 
     Raises:
-        InputError: the folder holds no comparison.
+        InputError: the folder holds no comparison, or not its fits.
     """
     from zipmix.inference.arviz_io import load
 
@@ -100,13 +120,20 @@ def read_comparison(folder: str | Path) -> Comparison:
         prior = Prior(*(torch.tensor(record["prior"][name], dtype=torch.float64) for name in Prior._fields))
         keep = {name: record[name] for name in ("seed", "command", "seconds", "failures")}
         scores = {row["method"]: _held_out(row["held_out"]) for row in record["methods"] if row["held_out"]}
+        versions, machine = record["versions"], record["machine"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"folder: {file} is not a comparison of zipmix ({error!r}).") from None
+    for name in methods:
+        if not (folder / "fits" / f"{name}.nc").is_file():
+            raise InputError(
+                f"folder: {folder} is without fits/{name}.nc, from which the report is written; make the fits again "
+                f"by `{keep['command']}`."
+            )
     fits = {name: load(folder / "fits" / f"{name}.nc") for name in methods}
     first = next(iter(fits.values()))
     labels = tuple(data["labels"]) if data["labels"] is not None else None
-    return assemble(
-        Data(first.X, first.names, labels, data["source"]),
+    compared = assemble(
+        Data(first.X, first.names, labels, data["source"], first.row_names),
         fits,
         keep["failures"],
         prior=prior,
@@ -116,6 +143,7 @@ def read_comparison(folder: str | Path) -> Comparison:
         memory={row["method"]: row["memory"] for row in record["methods"] if row["memory"] is not None},
         seconds=keep["seconds"],
     )
+    return compared._replace(versions=versions, machine=machine)
 
 
 def as_record(comparison: Comparison) -> dict[str, Any]:
@@ -225,7 +253,7 @@ def _alternatives(c: Comparison) -> dict[str, str]:
     """Figures in words and numbers, for readers who do not see them."""
     gaps = ", ".join(f"{row.method} {row.gap:.2g}" for row in c.summaries)
     times = ", ".join(f"{row.method} {row.seconds:.2f} s" for row in c.summaries)
-    restarts = next((f.restarts for f in c.fits.values() if f.restarts and len(f.restarts.objective_R) > 1), None)
+    method, restarts = c.shown_restarts or ("", None)
     largest = {name: (share - c.zeros.observed_D).abs().max().item() for name, share in c.zeros.predicted.items()}
     zeros = ", ".join(f"{name} {gap:.3f}" for name, gap in largest.items())
     shares = ", ".join(f"{name} {x:.3f}" for name, x in zip(c.data.names, c.zeros.observed_D.tolist(), strict=True))
@@ -234,8 +262,8 @@ def _alternatives(c: Comparison) -> dict[str, str]:
         "b from z and omega; the observed x from b, z and lambda.",
         "objective": "Gap to the best objective against wall time. At the end, gaps of the log posterior in nats: "
         f"{gaps}. Time: {times}.",
-        "restarts": f"Objective of {len(restarts.objective_R)} starts against iterations; {restarts.n_best} reached "
-        "the best optimum."
+        "restarts": f"Objective of {method} from {len(restarts.objective_R)} starts against iterations; "
+        f"{restarts.n_best} reached the best objective."
         if restarts
         else "",
         "coclustering": "Heatmaps of the probability that two rows share a component, one per method: "

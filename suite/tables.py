@@ -195,7 +195,13 @@ def as_latex(table: TextTable) -> str:
     alignment = "l" + "r" * (len(table.headers) - 1)
     styler = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
     text: str = styler.to_latex(hrules=True, column_format=alignment, caption=table.caption)
-    return text.replace("±", "$\\pm$").replace("–", "--")
+    for sign, written in LATEX.items():
+        text = text.replace(sign, written)
+    return text
+
+
+# Signs that LaTeX prints as others in its default font encoding, or does not know.
+LATEX = {"±": "$\\pm$", "–": "--", "<": "$<$", ">": "$>$", "|": "$|$"}
 
 
 def number(value: float | None, form: str) -> str:

@@ -73,7 +73,8 @@ def reach_verdict(
     if "em" in fits and "pyro_map" in fits and fits["em"].restarts is not None:
         same_start, theirs = fits["em"].restarts.objective_R[0].item(), fits["pyro_map"].objective
         map_digits = agreeing_digits(same_start, theirs)
-        sentences.append(_same_optimum(same_start, theirs, map_digits))
+        finished = bool(fits["em"].restarts.converged_R[0]) and fits["pyro_map"].converged
+        sentences.append(_same_optimum(same_start, theirs, map_digits, finished=finished))
     covered = {name: _covered(matched["em"], draws) for name, draws in matched_draws.items()} if "em" in fits else {}
     for name, (inside, of) in covered.items():
         narrow = fits[name].variational and inside < LEVEL * of
@@ -115,12 +116,14 @@ def interval(draws: Tensor) -> Tensor:
     return torch.from_numpy(np.quantile(draws.flatten(0, 1).numpy(), edges, axis=0))
 
 
-def _same_optimum(same_start: float, theirs: float, digits: float) -> str:
+def _same_optimum(same_start: float, theirs: float, digits: float, *, finished: bool) -> str:
     gap = same_start - theirs
     ending = "they found the same optimum."
     if digits < SAME_DIGITS:
         ahead = "EM" if gap > 0 else "autodiff MAP"
         ending = f"they ended at different optima, {ahead} at the higher one: the posterior has several modes."
+        if not finished:
+            ending = f"{ahead} is ahead, but not both had converged, so nothing follows for the optima."
     return f"From the same start, EM and autodiff MAP end {abs(gap):.1e} nats apart ({digits:.1f} digits): {ending}"
 
 

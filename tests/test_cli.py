@@ -64,6 +64,18 @@ def test_fit_writes_what_it_is_asked_for(counts: Path, tmp_path: Path) -> None:
     assert filled.where(table.notna()).equals(table.astype(filled.dtypes))
 
 
+def test_names_of_rows_come_back(tmp_path: Path) -> None:
+    (tmp_path / "named.csv").write_text(",a,b\nann,1,0\nbob,0,2\ncy,3,\n")
+    done = run("fit", "named.csv", "-k", 1, "--save", "made/fit.nc", "--rows", "rows.csv", "--impute", "full.csv",
+               folder=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(tmp_path / "rows.csv")["row"].tolist() == ["ann", "bob", "cy"]
+    assert zipmix.load(tmp_path / "made" / "fit.nc").row_names == ("ann", "bob", "cy")
+    again = zipmix.load_data(tmp_path / "named.csv")
+    assert again.row_names == ("ann", "bob", "cy")
+    assert pd.read_csv(tmp_path / "full.csv", index_col=0).index.tolist() == ["ann", "bob", "cy"]
+
+
 def test_simulate_and_compare_and_report(tmp_path: Path) -> None:
     drawn = run("simulate", 50, 3, 2, "x.csv", "--truth", "truth.nc", "--prior", "f=0.2", "--seed", 4, folder=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
@@ -77,11 +89,12 @@ def test_simulate_and_compare_and_report(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "results" / "x" / "comparison.json").read_text())
     assert [row["method"] for row in record["methods"]] == ["em", "gibbs"]
     assert record["methods"][1]["settings"]["n_draws"] == 30
+    assert record["command"] == " ".join(["zipmix", *map(str, asked)])
     again = run(*asked, folder=tmp_path)
     assert again.returncode == 2
     assert "exists already" in again.stderr
     (tmp_path / "results" / "x" / "report.html").unlink()
-    assert run("report", "results/x", folder=tmp_path).returncode == 0
+    assert run("report", ".", folder=tmp_path / "results" / "x").returncode == 0
     assert (tmp_path / "results" / "x" / "report.html").is_file()
 
 
@@ -104,6 +117,11 @@ UNUSABLE = {
     "report .": "holds no comparison.json",
     "simulate 0 2 2 out.csv": "n must be a whole number >= 1",
     "simulate 3 2 2 text.csv": "exists already",
+    "simulate 3 2 2 out.csv --truth out.csv": "written twice",
+    "fit nmes1988 -k 2 --save .": "is a folder",
+    "fit nmes1988 -k 2 --rows a.csv --impute ./a.csv": "written twice",
+    "fit nmes1988 -k 2 --set n_starts={[]:1}": "n_starts must be a whole number",
+    "compare text.csv -k 2 -o half.csv --overwrite": "half.csv is a file",
 }
 
 

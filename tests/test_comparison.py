@@ -18,6 +18,7 @@ from zipmix.comparison import Comparison, compare
 from zipmix.held_out import score, split
 from zipmix.models.parameters import Parameters
 from zipmix.report import as_record, read_comparison, write_report
+from zipmix.tables import TextTable, as_latex
 from zipmix.verdict import agreeing_digits, interval
 
 QUICK = {
@@ -41,6 +42,11 @@ def folder(compared: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Pa
     place = tmp_path_factory.mktemp("results") / "drawn"
     write_report(compared, place)
     return place
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zipmix.plots.comparison_figures", lambda _: {})
 
 
 def test_methods_begin_at_the_same_starts(compared: Comparison) -> None:
@@ -119,6 +125,8 @@ def test_a_method_that_fails_stops_nothing() -> None:
     [
         ({"methods": ()}, "at least one"),
         ({"methods": ("em", "emm")}, "emm"),
+        ({"methods": ("em", "em")}, "once"),
+        ({"methods": "em"}, "methods=['em']"),
         ({"n_starts": 2, "n_chains": 4}, "n_starts"),
         ({"n_chains": 0}, "n_chains"),
         ({"settings": {"em": {"n_sweeps": 3}}}, "n_sweeps"),
@@ -272,6 +280,7 @@ def test_nothing_of_the_users_is_replaced(compared: Comparison, folder: Path, tm
     assert (own / "chapter.tex").read_text() == "x"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_report_that_fails_leaves_the_old_one(
     compared: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +298,83 @@ def test_a_report_that_fails_leaves_the_old_one(
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_other_files_in_the_folder_stay(compared: Comparison, tmp_path: Path) -> None:
+    place = tmp_path / "mine"
+    write_report(compared, place)
+    (place / "notes.txt").write_text("mine")
+    (place / "figures" / "gone.png").write_text("of an earlier comparison")
+    write_report(compared, place, overwrite=True)
+    assert (place / "notes.txt").read_text() == "mine"
+    assert not (place / "figures" / "gone.png").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_file_is_not_replaced_by_a_folder(compared: Comparison, tmp_path: Path) -> None:
+    (tmp_path / "counts.csv").write_text("mine")
+    with pytest.raises(zipmix.InputError, match="is a file"):
+        write_report(compared, tmp_path / "counts.csv", overwrite=True)
+    assert (tmp_path / "counts.csv").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_move_that_fails_leaves_the_old_report(
+    compared: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    place = tmp_path / "kept"
+    write_report(compared, place)
+    before = {path.relative_to(place): path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
+    move = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if target == place / "report.html" and source.parent.name == "new":
+            raise OSError("no space left")
+        move(source, target)
+
+    monkeypatch.setattr("zipmix.report.os.replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_report(compared, place, overwrite=True)
+    after = {path.relative_to(place): path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_folder_without_its_fits_says_how_to_make_them(compared: Comparison, tmp_path: Path) -> None:
+    place = tmp_path / "clone"
+    write_report(compared._replace(command="zipmix compare x.csv -k 2"), place)
+    (place / "fits" / "cavi.nc").unlink()
+    with pytest.raises(zipmix.InputError, match=r"fits/cavi.nc.*`zipmix compare x.csv -k 2`"):
+        read_comparison(place)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_report_written_again_keeps_where_it_was_made(compared: Comparison, tmp_path: Path) -> None:
+    write_report(compared._replace(machine="an older one", versions={"torch": "1.0"}), tmp_path / "old")
+    again = read_comparison(tmp_path / "old")
+    assert again.machine == "an older one"
+    assert again.versions == {"torch": "1.0"}
+
+
+def test_the_command_is_the_call_with_its_arguments(compared: Comparison) -> None:
+    assert compared.command.startswith("zipmix.compare(X, 2, methods=('em', 'pyro_map', 'cavi', 'pyro_svi', 'gibbs'), ")
+    assert "n_starts=6, n_chains=2" in compared.command
+
+
+def test_the_verdict_draws_no_conclusion_from_methods_that_were_stopped(compared: Comparison) -> None:
+    from dataclasses import replace
+
+    from zipmix import verdict
+
+    em, pyro_map = compared.fits["em"], compared.fits["pyro_map"]
+    for converged, words in ((True, "several modes"), (False, "nothing follows")):
+        stopped = replace(pyro_map, objective=pyro_map.objective - 1.0, converged=converged)
+        fits = {"em": em, "pyro_map": stopped}
+        points = {name: fitted.parameters for name, fitted in fits.items()}
+        assert words in verdict.reach_verdict(fits, {}, points, {}, {}, compared.prior).sentences[1]
+
+
 def test_drawing_leaves_the_users_backend_alone(compared: Comparison, tmp_path: Path) -> None:
     before = matplotlib.get_backend(), dict(matplotlib.rcParams)
     write_report(compared, tmp_path / "again")
@@ -301,3 +387,53 @@ def test_a_single_component_and_missing_cells_make_a_report(tmp_path: Path) -> N
     compared = compare(X, 1, methods=("em", "gibbs"), n_starts=1, n_chains=1, settings={"gibbs": {"n_draws": 20}})
     write_report(compared, tmp_path / "one")
     assert "10 missing cells" in (tmp_path / "one" / "report.html").read_text()
+
+
+def test_a_column_without_cells_and_one_of_large_counts_make_a_report(tmp_path: Path) -> None:
+    X = zipmix.simulate(30, 3, 2, seed=2).X
+    X[:, 0] = torch.nan
+    X[:, 1] *= 1_000_000
+    compared = compare(X, 2, methods=("cavi", "em"), n_starts=4, held_out=0, settings={"cavi": {"n_draws": 20}})
+    write_report(compared, tmp_path / "odd")
+    text = (tmp_path / "odd" / "report.html").read_text()
+    assert "30 missing cells" in text
+    # The starts that are shown are those of the reference, whatever ran first.
+    assert "Each line is one start of em." in text
+
+
+def test_a_table_too_small_to_hold_rows_out_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zipmix import comparison
+
+    labels = []
+    inner = comparison.run_methods
+
+    def counted(*arguments: object, **named: object) -> object:
+        labels.append(named["label"])
+        return inner(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(comparison, "run_methods", counted)
+    compared = compare(zipmix.simulate(4, 2, 1, seed=0).X, 1, methods=("em",), n_starts=2, n_chains=1)
+    assert labels == ["compare"]
+    assert compared.scores == {}
+
+
+def test_a_second_fit_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zipmix import runs
+
+    inner = runs.fit
+
+    def failing(X: torch.Tensor, *arguments: object, **named: object) -> object:
+        if len(X) < 40:
+            raise RuntimeError("too few rows")
+        return inner(X, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runs, "fit", failing)
+    compared = compare(zipmix.simulate(40, 2, 1, seed=0).X, 1, methods=("em",), n_starts=2, n_chains=1)
+    assert "too few rows" in compared.failures["em (held out)"]
+
+
+def test_signs_are_printed_by_latex() -> None:
+    table = TextTable("Signs", ("column", "k > 0.7"), [("a<b|c", "1 ± 2")])
+    text = as_latex(table)
+    assert "k $>$ 0.7" in text
+    assert r"a$<$b$|$c & 1 $\pm$ 2" in text

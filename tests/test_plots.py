@@ -99,3 +99,19 @@ def test_missing_cells_are_drawn_as_missing() -> None:
     ax = zipmix.plot_counts(X)
     drawn = np.ma.getmaskarray(ax.images[0].get_array())
     assert drawn.tolist() == [[False, False], [True, False]]
+
+
+def test_drawing_changes_no_fit(fitted: Fit) -> None:
+    before = fitted.trace_seconds.clone()
+    zipmix.plot_objective({"em": fitted})
+    assert torch.equal(fitted.trace_seconds, before)
+
+
+def test_many_columns_are_thinned() -> None:
+    wide = zipmix.fit(zipmix.simulate(20, 90, 1, seed=0).X, 1, n_starts=1, max_iter=5)
+    ax = zipmix.plot_structural_zeros(wide)
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert len(labels) == 30
+    assert labels[-1] == "x89"
+    tops = [bar.get_y() + bar.get_height() for bar in ax.patches[30:]]
+    assert tops[-1] == pytest.approx((wide.X[:, 89] == 0).double().mean().item())
