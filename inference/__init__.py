@@ -15,7 +15,7 @@ from zipmix.inference.pyro_map import pyro_map
 from zipmix.inference.pyro_nuts import pyro_nuts
 from zipmix.inference.pyro_svi import pyro_svi
 from zipmix.inference.result import Fit
-from zipmix.models.parameters import InputError, Prior, UnknownSetting
+from zipmix.models.parameters import InputError, Prior, UnknownSetting, check_whole
 
 METHODS: dict[str, Callable[..., Fit]] = {
     "em": em,
@@ -37,7 +37,7 @@ def fit(
 
     Args:
         X: (N, D) table of counts >= 0, NaN where missing: torch tensor, NumPy array, pandas frame, SciPy sparse matrix
-            or AnnData.
+            or AnnData; methods "em" and "online" take a zipmix.stream as well.
         n_components: K >= 1.
         method: name in METHODS.
         prior: hyperparameters; zipmix.FLAT with method "em" for maximum likelihood.
@@ -52,8 +52,7 @@ def fit(
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}; got {method!r}.{_nearest(method, METHODS)}")
     check_settings(method, settings)
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
-        raise InputError(f"seed must be a whole number >= 0, got {seed!r}.")
+    seed = check_whole(seed, "seed", at_least=0)
     return METHODS[method](X, n_components, prior=prior, seed=seed, **settings)
 
 

@@ -47,7 +47,15 @@ from zipmix.models.conjugate import (
 )
 from zipmix.models.counts import Counts, as_counts
 from zipmix.models.kernel import Statistics, expectation, log_joint, logs, responsibilities
-from zipmix.models.parameters import InputError, Parameters, Prior, check_real, check_whole, require_proper
+from zipmix.models.parameters import (
+    InputError,
+    Parameters,
+    Prior,
+    check_real,
+    check_whole,
+    exchangeable,
+    require_proper,
+)
 from zipmix.models.posterior import blocks, log_posterior_at
 
 # Components up to which the sum over relabellings is worked out.
@@ -84,8 +92,8 @@ def log_evidence_chib(fit: Fit, *, seed: int = 0) -> Evidence:
         raise InputError(
             f"fit must hold draws from the posterior, got a fit of method {fit.method!r}; use zipmix.fit(..., 'gibbs')."
         )
-    alpha, K = fit.prior.alpha, fit.n_components
-    if not isinstance(alpha, Tensor) or bool((alpha != alpha[0]).any()):
+    K = fit.n_components
+    if not exchangeable(fit.prior):
         raise InputError(
             "fit.prior.alpha must be the same for all components, since relabelling changes the posterior otherwise; "
             "use zipmix.log_evidence_annealed."

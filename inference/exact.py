@@ -24,7 +24,7 @@ from torch import Tensor
 from zipmix.inference.result import Fit, Problem, pose
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, draw, log_normalisers
 from zipmix.models.kernel import Statistics, statistics
-from zipmix.models.parameters import InputError, Parameters, Prior, check_whole, require_proper
+from zipmix.models.parameters import InputError, Parameters, Prior, check_whole, exchangeable, require_proper
 from zipmix.models.posterior import log_posterior_at
 
 # Terms summed at most: some seconds and about a gigabyte.
@@ -143,7 +143,7 @@ def exact(X: Any, n_components: int, *, prior: Prior = Prior(), seed: int = 0, n
         draws=Parameters(*(value[None] for value in draws)),
         objective=lp_S[best].item(),
         trace=lp_S[None],
-        trace_seconds=torch.full((n_draws,), seconds),
+        trace_seconds=torch.full((n_draws,), seconds, dtype=torch.float64),
         converged=True,
         reason=f"summed over all {len(every.block_PK)} partitions; the log evidence is {every.log_evidence:.6f}",
         n_iter=n_draws,
@@ -159,7 +159,7 @@ def exact(X: Any, n_components: int, *, prior: Prior = Prior(), seed: int = 0, n
 
 def enumeration(problem: Problem) -> Enumeration:
     """All partitions of the rows into at most K blocks, or all K^N labellings where alpha is unequal."""
-    symmetric = _symmetric(problem.prior)
+    symmetric = exchangeable(problem.prior)
     mask_PK = _assignments(problem.counts.n_rows, problem.n_components, symmetric)
     mask_U, block = np.unique(np.append(mask_PK.ravel(), mask_PK.dtype.type(0)), return_inverse=True)
     block_PK = torch.from_numpy(block[:-1].reshape(mask_PK.shape))
@@ -174,11 +174,6 @@ def enumeration(problem: Problem) -> Enumeration:
     log_sum = torch.logsumexp(log_joint_P, 0)
     log_evidence = (log_sum - problem.counts.log_factorial_N.sum()).item()
     return Enumeration(blocks, block_PK, (log_joint_P - log_sum).exp(), log_evidence, symmetric)
-
-
-def _symmetric(prior: Prior) -> bool:
-    alpha = torch.as_tensor(prior.alpha)
-    return bool((alpha == alpha[0]).all())
 
 
 def _assignments(n_rows: int, K: int, symmetric: bool) -> np.ndarray:
@@ -241,7 +236,7 @@ def _pose(X: Any, n_components: int, prior: Prior) -> Problem:
     problem = pose(X, n_components, prior)
     require_proper(problem.prior, "exact")
     N, D, K = *problem.table.X_ND.shape, problem.n_components
-    terms, what = _cost(N, D, K, symmetric=_symmetric(problem.prior))
+    terms, what = _cost(N, D, K, symmetric=exchangeable(problem.prior))
     if terms > LIMIT:
         raise InputError(
             f"X has {N} rows: method 'exact' with n_components = {K} would sum over {what}, at least "

@@ -91,7 +91,7 @@ def pyro_svi(
         seed: of the start, the gradients and the draws.
         guide: "conjugate" (Dirichlet, Beta, Gamma) or "normal" (Pyro's AutoNormal on the unconstrained scale).
         init: "small-em", "kmeans++" or "prior", where the start comes from.
-        start: a starting point to use instead, (K, D).
+        start: a starting point to use instead, (K, D) or (1, K, D).
         n_steps: gradient steps.
         learning_rate: of Adam at the first step; it falls to a hundredth of that at the last.
         n_particles: draws of q per step.
@@ -119,6 +119,8 @@ def pyro_svi(
         start=start,
         seed=seed,
     )
+    if len(theta.pi) != 1:
+        raise InputError(f"start must be one point, got {len(theta.pi)}; run pyro_svi once from each of them.")
     point = Parameters(*(value[0] for value in theta))
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
         torch.manual_seed(seed)

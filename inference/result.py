@@ -67,12 +67,15 @@ class Fit:
     """What a method of inference found, with everything needed to repeat it.
 
     Components keep the order in which the method found them; `zipmix.labels` matches those of two fits.
+
+    What takes X, (N, D) counts with NaN where missing, takes the data of the fit where X is None, and raises InputError
+    where X cannot be used or has other columns than the fit.
     """
 
     method: str  # name in METHODS
     parameters: Parameters  # the point: MAP, mean of q, or the draw of highest log posterior
     draws: Parameters | None  # (chain, draw, ...) draws from the posterior or from q
-    objective: float  # log p(X, Theta | prior) at the point; the ELBO where variational; online: see there
+    objective: float  # log p(X, Theta | prior) at the point; the ELBO where variational
     trace: Tensor  # (T,) objective per iteration; (chain, T) log posterior per sweep for samplers
     trace_seconds: Tensor  # (T,) wall time of each entry of the trace
     converged: bool
@@ -100,11 +103,7 @@ class Fit:
         return self.draws is not None and self.method in ("cavi", "pyro_svi", "online")
 
     def responsibilities(self, X: Any = None) -> Tensor:
-        """P(z_i = k | x_i, parameters), (N, K).
-
-        Args:
-            X: (N, D) counts, NaN where missing; the data of the fit where None.
-        """
+        """P(z_i = k | x_i, parameters), (N, K)."""
         return responsibilities(log_joint(self._counts(X), logs(self.parameters)))[0]
 
     def predict(self, X: Any = None) -> Tensor:
@@ -116,10 +115,9 @@ class Fit:
         return log_likelihood(self._counts(X), self.parameters)
 
     def affinity(self, X: Any = None) -> Tensor:
-        """P(z_i = z_j | X), (N, N): at the parameters, or averaged over draws. The diagonal is 1.
+        """P(z_i = z_j | X), (N, N): at the parameters, or averaged over (at most 200 evenly spaced) draws.
 
-        Args:
-            X: (N, D) counts, NaN where missing; the data of the fit where None.
+        The diagonal is 1.
         """
         counts = self._counts(X)
         n_rows = counts.n_rows
@@ -137,9 +135,6 @@ class Fit:
 
         The expectation is sum_k r_ik omega_kd lambda_kd with r from the observed cells alone: at the parameters, or
         averaged over (at most 200 evenly spaced) draws.
-
-        Args:
-            X: (N, D) counts, NaN where missing; the data of the fit where None.
         """
         counts, X_ND = self._counts(X), as_dense(self.X if X is None else self._table(X).X)
         expected_ND = self._average(counts, lambda p: p.omega * p.lam)
@@ -149,9 +144,6 @@ class Fit:
         """P(b_id = 0 | x_i), (N, D): 0 where x > 0, the share of structural zeros where x = 0 or missing.
 
         At the parameters, or averaged over (at most 200 evenly spaced) draws.
-
-        Args:
-            X: (N, D) counts, NaN where missing; the data of the fit where None.
         """
         counts, X_ND = self._counts(X), as_dense(self.X if X is None else self._table(X).X)
         zero_ND = self._average(counts, lambda p: 1 - rho(logs(p)))
@@ -182,6 +174,8 @@ class Fit:
 
         Args:
             seed: of the replicated tables.
+        Raises:
+            InputError: the data of the fit are a stream.
         """
         from zipmix.inference.arviz_io import to_arviz
 

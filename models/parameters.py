@@ -100,6 +100,12 @@ def require_proper(prior: Prior, method: str) -> None:
         )
 
 
+def exchangeable(prior: Prior) -> bool:
+    """Whether all components have the same prior, so that the posterior is the same under every relabelling."""
+    alpha = torch.as_tensor(prior.alpha)
+    return bool((alpha == alpha.flatten()[0]).all())
+
+
 def check_components(n_components: int) -> int:
     """K as an int.
 

@@ -94,6 +94,7 @@ def test_settings_are_checked():
         ({"guide": "AutoNormal"}, "guide must be 'conjugate' or 'normal', got 'AutoNormal'"),
         ({"learning_rate": -1.0}, "learning_rate must be a finite number > 0"),
         ({"n_particles": 0}, "n_particles must be a whole number >= 1"),
+        ({"start": Parameters([[1.0]] * 2, [[[0.5]]] * 2, [[[1.0]]] * 2)}, "start must be one point, got 2"),
     ]:
         with pytest.raises(InputError, match=words):
             fit([[1.0]], 1, "pyro_svi", **settings)
