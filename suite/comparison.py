@@ -144,6 +144,7 @@ def compare(
     """
     began = time.perf_counter()
     settings = settings if settings is not None else {}
+    check_whole(seed, "seed", at_least=0)
     check_comparison(methods, settings, n_starts, n_chains, held_out, budget)
     data = X if isinstance(X, Data) else None
     problem = pose(data.X if data else X, n_components, prior)
@@ -273,12 +274,14 @@ def check_comparison(
     if len(set(methods)) < len(methods):
         raise InputError(f"methods must name each method once, got {', '.join(methods)}.")
     for name, values in settings.items():
+        if not isinstance(values, dict):
+            raise InputError(f"settings of {name!r} must be a dictionary, got {values!r}.")
         check_settings(name, values)
     check_whole(n_chains, "n_chains", at_least=1)
     check_whole(n_starts, "n_starts", at_least=1)
     if n_starts < n_chains:
         raise InputError(f"n_starts must be at least n_chains = {n_chains}, got {n_starts}.")
-    if not 0 <= held_out <= 0.5:
+    if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 <= held_out <= 0.5:
         raise InputError(f"held_out must lie in [0, 0.5], got {held_out!r}.")
     if budget is not None:
         check_real(budget, "budget")
@@ -289,7 +292,13 @@ def _summary(f: Fit, log_posterior: float, best: float, partition: Tensor, match
 
     variational = f.variational
     raw_rhat = matched_rhat = rate = None
-    if f.draws is not None and matched is not None and not variational and min(f.draws.pi.shape[:2]) > 1:
+    if (
+        f.draws is not None
+        and matched is not None
+        and not variational
+        and len(f.draws.pi) > 1
+        and f.draws.pi.shape[1] >= 4
+    ):
         lp_CS = f.trace[:, -f.draws.pi.shape[1] :]
         rate = ess(lp_CS) / f.seconds
         raw_rhat, matched_rhat = (max(rhat(value) for value in draws) for draws in (f.draws, matched))

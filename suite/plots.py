@@ -254,7 +254,8 @@ def comparison_figures(comparison: "Comparison") -> dict[str, Figure]:
     c = comparison
     reference = c.fits[c.reference]
     figures = {"counts": _figure(plot_counts(c.data.X, c.coclustering.rows, _axes(6.0, 3.6)))}
-    figures["objective"] = _figure(plot_objective(c.fits))
+    if set(c.fits) != {"exact"}:  # which has no iterations
+        figures["objective"] = _figure(plot_objective(c.fits))
     if c.shown_restarts is not None:
         figures["restarts"] = _figure(plot_restarts(c.shown_restarts[1]))
     figures["coclustering"] = _coclustering_figure(c)

@@ -129,6 +129,9 @@ def test_a_method_that_fails_stops_nothing() -> None:
         ({"methods": "em"}, "methods=['em']"),
         ({"n_starts": 2, "n_chains": 4}, "n_starts"),
         ({"n_chains": 0}, "n_chains"),
+        ({"seed": -1}, "seed"),
+        ({"held_out": None}, "held_out"),
+        ({"settings": {"em": 3}}, "must be a dictionary"),
         ({"settings": {"em": {"n_sweeps": 3}}}, "n_sweeps"),
         ({"methods": ("exact",)}, "no method could be run"),
     ],
@@ -399,6 +402,22 @@ def test_a_column_without_cells_and_one_of_large_counts_make_a_report(tmp_path: 
     assert "30 missing cells" in text
     # The starts that are shown are those of the reference, whatever ran first.
     assert "Each line is one start of em." in text
+
+
+def test_a_method_without_iterations_has_no_figure_of_them(tmp_path: Path) -> None:
+    compared = compare(zipmix.simulate(4, 2, 1, seed=0).X, 2, methods=("exact",), n_starts=2, n_chains=1)
+    write_report(compared, tmp_path / "exact")
+    assert not (tmp_path / "exact" / "figures" / "objective.png").exists()
+    assert "Objective against time" not in (tmp_path / "exact" / "report.html").read_text()
+
+
+def test_too_few_draws_are_not_judged() -> None:
+    settings = {"gibbs": {"n_warmup": 2, "n_draws": 3}}
+    compared = compare(
+        zipmix.simulate(4, 2, 1, seed=0).X, 1, methods=("gibbs",), n_starts=2, n_chains=2, settings=settings
+    )
+    assert compared.summaries[0].ess_per_second is None
+    assert compared.summaries[0].rhat_matched is None
 
 
 def test_a_table_too_small_to_hold_rows_out_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
