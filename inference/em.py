@@ -125,7 +125,7 @@ def em(
     check_whole(split_merge, "split_merge", at_least=0)
     check_real(tolerance, "tolerance", zero=True)
     check_flag(accelerate, "accelerate")
-    short = None if race is None else Race(*(check_whole(value, "race", at_least=1) for value in race))
+    short = _check_race(race)
     if dtype not in get_args(Precision):
         raise InputError(f"dtype must be 'float64' or 'float32', got {dtype!r}.")
     precision: torch.dtype = getattr(torch, dtype)
@@ -153,15 +153,19 @@ def em(
             start=start,
             seed=seed,
         )
+        began = time.perf_counter()
         state, loop = run(annealed(problem, theta, annealing), short, "em")
+        clocks = [loop.seconds_T.expand(len(loop.objective_R), -1)]
         rng = np.random.default_rng([seed, 1_000_003])
         for t in range(split_merge if problem.n_components > 1 else 0):
-            if out_of_time():
+            if loop.interrupted or out_of_time():
                 break
             best = int(loop.objective_R.argmax())
             top = Parameters(*(value[best] for value in state.theta))
             moves = proposals(problem.counts, problem.prior, top, N_MOVES, rng)
+            later = time.perf_counter() - began
             moved, moved_loop = run(moves, Race(SHORT, FINALISTS), f"em: split and merge {t + 1}/{split_merge}")
+            clocks.append((later + moved_loop.seconds_T).expand(len(moved_loop.objective_R), -1))
             state, loop = joined(state, moved), together(loop, moved_loop)
         if dtype != "float64":
             loop = loop._replace(objective_R=evaluate(problem, state.theta, state.longest).objective)
@@ -173,7 +177,7 @@ def em(
         draws=None,
         objective=loop.objective_R[best].item(),
         trace=loop.trace_TR[:length, best],
-        trace_seconds=loop.seconds_T[:length],
+        trace_seconds=[seconds_T for clock in clocks for seconds_T in clock][best][:length],
         converged=bool(loop.converged_R[best]),
         reason=loop.reason,
         n_iter=length - 1,
@@ -206,6 +210,14 @@ SETTLED = 1e-8
 N_MOVES = 10
 SHORT = 10
 FINALISTS = 2
+
+
+def _check_race(race: Race | tuple[int, int] | None) -> Race | None:
+    if race is None:
+        return None
+    if not isinstance(race, (tuple, list)) or len(race) != 2:
+        raise InputError(f"race must be two whole numbers, (iterations, starts that go on), got {race!r}.")
+    return Race(*(check_whole(value, "race", at_least=1) for value in race))
 
 
 def _extrapolate(state: State, plain: State) -> tuple[Parameters, Tensor]:

@@ -29,6 +29,7 @@ class Loop(NamedTuple):
     converged_R: Tensor  # (R,)    bool
     n_iter_R: Tensor  # (R,)    steps taken
     reason: str  # why the loop ended
+    interrupted: bool  # by the user or by the budget of time
 
 
 class Race(NamedTuple):
@@ -79,10 +80,12 @@ def iterate(
                 if out_of_time():
                     interrupted = "by its budget of time"
                     break
-                batch = step(batch)
-                previous, current = current, objective(batch)
+                stepped = step(batch)
+                gained = objective(stepped)
                 row = torch.full((n_runs,), torch.nan, dtype=torch.float64)
-                row[active_A] = current
+                row[active_A] = gained
+                # Nothing that takes time stands between these, so that Ctrl-C finds them all done or none.
+                batch, previous, current = stepped, current, gained
                 trace.append(row)
                 seconds.append(time.perf_counter() - began)
                 n_iter_R[active_A] += 1
@@ -117,7 +120,8 @@ def iterate(
         reason = f"{stuck} of {n_runs} runs reached max_iter = {max_iter} before the objective settled to {tolerance:g}"
     if race is not None and n_left:
         reason += f"; {n_left} of {n_runs} runs were left behind after {race.after} iterations"
-    final = Loop(objective(ended), torch.stack(trace), torch.tensor(seconds), converged_R, n_iter_R, reason)
+    seconds_T = torch.tensor(seconds, dtype=torch.float64)
+    final = Loop(objective(ended), torch.stack(trace), seconds_T, converged_R, n_iter_R, reason, bool(interrupted))
     return ended, final
 
 
@@ -177,7 +181,10 @@ def joined(one: State, other: State) -> State:
 
 
 def together(one: Loop, other: Loop) -> Loop:
-    """How two batches went, the other after the one; both traces begin at 0, and so do the seconds of the longer."""
+    """How two batches went, the other after the one; both traces begin at 0, and so do the seconds of the longer.
+
+    An interruption of either is the reason why they ended.
+    """
     length = max(len(one.trace_TR), len(other.trace_TR))
     traces = [
         torch.nn.functional.pad(loop.trace_TR, (0, 0, 0, length - len(loop.trace_TR)), value=torch.nan)
@@ -186,8 +193,17 @@ def together(one: Loop, other: Loop) -> Loop:
     longer = max(one, other, key=lambda loop: len(loop.seconds_T))
     fields = ([getattr(loop, name) for loop in (one, other)] for name in ("objective_R", "converged_R", "n_iter_R"))
     objective_R, converged_R, n_iter_R = (torch.cat(pair) for pair in fields)
-    reason = (one if one.objective_R.max() >= other.objective_R.max() else other).reason
-    return Loop(objective_R, torch.cat(traces, dim=1), longer.seconds_T, converged_R, n_iter_R, reason)
+    better = one if one.objective_R.max() >= other.objective_R.max() else other
+    reason = next((loop.reason for loop in (one, other) if loop.interrupted), better.reason)
+    return Loop(
+        objective_R,
+        torch.cat(traces, dim=1),
+        longer.seconds_T,
+        converged_R,
+        n_iter_R,
+        reason,
+        one.interrupted or other.interrupted,
+    )
 
 
 def _take(state: State, index: Tensor) -> State:

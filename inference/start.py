@@ -59,7 +59,11 @@ def starts(
         InputError: a setting that is not allowed.
     """
     if start is not None:
-        given = check_parameters(start, n_components, counts.n_features)
+        given = check_parameters(start, n_components, counts.n_features, name="start")
+        if given.pi.ndim > 2 or not len(given.pi):
+            raise InputError(
+                f"start must hold one point, pi (K,), or several, pi (R, K), got pi of shape {tuple(given.pi.shape)}."
+            )
         return given if given.pi.ndim == 2 else Parameters(*(field.unsqueeze(0) for field in given))
     check_whole(n_starts, "n_starts", at_least=1)
     if init not in get_args(Init):

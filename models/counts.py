@@ -19,6 +19,9 @@ from zipmix.models.rows import CHUNK, DenseRows, Letters, SparseRows, cut, dense
 # Non-zeros in a sparse chunk, beyond which it is cut whatever the cache holds.
 SPARSE_CHUNK = 2**22
 
+# The largest count that is taken: rates of this size stay well above the kernel's log 0.
+LARGEST = 10**12
+
 # Counts up to which log x! is looked up and not worked out.
 LOOKED_UP = 2**16
 
@@ -237,10 +240,14 @@ def check_cells(X: Tensor | csr_array, names: tuple[str, ...], first_row: int = 
         first_row: the number of the first row in the source.
         source: what the message calls the table.
     Raises:
-        InputError: negative, fractional or infinite cells.
+        InputError: negative, fractional or infinite cells, or counts over 1e12.
     """
     cells = X if isinstance(X, Tensor) else torch.from_numpy(X.data)
-    kinds = {"infinite": torch.isinf, "negative": lambda part: part < 0}
+    kinds = {
+        "infinite": torch.isinf,
+        "negative": lambda part: part < 0,
+        "too large (over 1e12)": lambda part: part > LARGEST,
+    }
     if cells.is_floating_point():
         kinds["fractional"] = lambda part: (part.floor() != part) & ~part.isnan()
     for word, is_bad in kinds.items():

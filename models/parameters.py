@@ -149,33 +149,36 @@ def check_flag(value: Any, name: str) -> bool:
     return value
 
 
-def check_parameters(parameters: Parameters, n_components: int, n_features: int) -> Parameters:
+def check_parameters(
+    parameters: Parameters, n_components: int, n_features: int, *, name: str = "parameters"
+) -> Parameters:
     """Parameters as float64 tensors of agreeing shapes, on their support.
 
     Args:
         parameters: pi (..., K), omega (..., K, D), lam (..., K, D).
         n_components: K.
         n_features: D.
+        name: what messages call them.
     Raises:
         InputError: a shape or a value that is not allowed.
     """
     if not isinstance(parameters, Parameters):
-        raise InputError(f"parameters must be a zipmix.Parameters(pi, omega, lam), got {type(parameters).__name__}.")
-    pi, omega, lam = (_as_float64(value, f"parameters.{name}") for name, value in parameters._asdict().items())
+        raise InputError(f"{name} must be a zipmix.Parameters(pi, omega, lam), got {type(parameters).__name__}.")
+    pi, omega, lam = (_as_float64(value, f"{name}.{field}") for field, value in parameters._asdict().items())
     batch = pi.shape[:-1]
-    for name, value, shape in (
+    for field, value, shape in (
         ("pi", pi, (*batch, n_components)),
         ("omega", omega, (*batch, n_components, n_features)),
         ("lam", lam, (*batch, n_components, n_features)),
     ):
         if value.shape != shape:
-            raise InputError(f"parameters.{name} must have shape {tuple(shape)}, got {tuple(value.shape)}.")
+            raise InputError(f"{name}.{field} must have shape {tuple(shape)}, got {tuple(value.shape)}.")
     if not bool((pi >= 0).all() & ((pi.sum(-1) - 1).abs() < 1e-6).all()):
-        raise InputError(f"parameters.pi must be >= 0 and sum to 1, got the sum {_show(pi.sum(-1))}.")
+        raise InputError(f"{name}.pi must be >= 0 and sum to 1, got the sum {_show(pi.sum(-1))}.")
     if not bool(((omega >= 0) & (omega <= 1)).all()):
-        raise InputError(f"parameters.omega must lie in [0, 1], got {_show(omega)}.")
+        raise InputError(f"{name}.omega must lie in [0, 1], got {_show(omega)}.")
     if not bool(((lam >= 0) & lam.isfinite()).all()):
-        raise InputError(f"parameters.lam must be finite and >= 0, got {_show(lam)}.")
+        raise InputError(f"{name}.lam must be finite and >= 0, got {_show(lam)}.")
     return Parameters(pi, omega, lam)
 
 

@@ -101,7 +101,7 @@ BAD_SETTINGS = {
     "tolerance text": (dict(tolerance="small"), r"^tolerance must be a finite number >= 0, got 'small'\.$"),
     "accelerate": (dict(accelerate="no"), r"^accelerate must be True or False, got 'no'\.$"),
     "init": (dict(init="random"), r"^init must be one of 'kmeans\+\+', 'small-em', 'prior'; got 'random'\.$"),
-    "start": (dict(start=3), r"^parameters must be a zipmix\.Parameters\(pi, omega, lam\), got int\.$"),
+    "start": (dict(start=3), r"^start must be a zipmix\.Parameters\(pi, omega, lam\), got int\.$"),
     "init flat": (dict(init="prior", prior=FLAT), r"^prior\.f is 0, .* method \"init='prior'\" needs f > 0"),
     "rate": (dict(method="pyro_map", learning_rate=0), r"^learning_rate must be a finite number > 0, got 0\.$"),
     "n_adam": (dict(method="pyro_map", n_adam=-1), r"^n_adam must be a whole number >= 0, got -1\.$"),
@@ -306,3 +306,11 @@ def test_public_names_are_there_and_others_are_not():
         assert getattr(zipmix, name) is not None
     with pytest.raises(AttributeError, match=r"module 'zipmix' has no attribute 'fitt'"):
         zipmix.fitt  # noqa: B018
+
+
+def test_counts_too_large_to_be_told_from_log_zero_are_refused():
+    with pytest.raises(
+        InputError, match=r"1 too large \(over 1e12\) cell\(s\), the first in row 0, column 1 .*: 1e\+19; "
+    ):
+        fit([[1, 1e19], [3, 2]], 1)
+    assert np.isfinite(fit([[1, 1e12], [3, 2]], 1).objective)

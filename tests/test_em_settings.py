@@ -35,7 +35,40 @@ def test_split_and_merge_leaves_an_optimum_that_em_does_not(clusters):
     assert moved.trace[-1] == moved.objective == moved.restarts.objective_R.max()
     assert moved.trace.isfinite().all()
     assert len(moved.trace) == len(moved.trace_seconds)
+    # The best point came from a move, and its clock is that of the whole run.
+    assert int(moved.restarts.objective_R.argmax()) > 0
+    assert moved.trace_seconds[0] > 0
     assert (moved.trace.diff() >= -1e-9).all()
+
+
+def test_ctrl_c_ends_the_moves_too(clusters, monkeypatch):
+    X, _, start = clusters
+    em = zipmix.METHODS["em"].__globals__
+    steps, passes = [], em["squarem_step"]
+
+    def stopped(*arguments):
+        steps.append(1)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return passes(*arguments)
+
+    monkeypatch.setitem(em, "squarem_step", stopped)
+    fitted = zipmix.fit(X, 6, start=start, split_merge=5)
+    assert len(steps) == 3
+    assert fitted.reason.startswith("interrupted by the user after 2 of")
+    assert not fitted.converged
+    assert fitted.n_iter == 2
+    assert fitted.trace[-1] == fitted.objective
+
+
+def test_a_start_of_another_shape_is_refused_as_a_start(clusters):
+    X, _, start = clusters
+    with pytest.raises(InputError, match=r"start must hold one point.*\(1, 1, 6\)"):
+        zipmix.fit(X, 6, start=Parameters(*(value[None, None] for value in start)))
+    with pytest.raises(InputError, match=r"start must hold one point.*\(0, 6\)"):
+        zipmix.fit(X, 6, start=Parameters(*(value[None][:0] for value in start)))
+    with pytest.raises(InputError, match=r"start\.lam must have shape"):
+        zipmix.fit(X, 6, start=start._replace(lam=start.lam[:, :2]))
 
 
 def test_an_empty_component_is_not_split():
@@ -115,7 +148,15 @@ def test_acceleration_needs_fewer_passes_and_loses_nothing():
 
 
 @pytest.mark.parametrize(
-    "settings", [dict(annealing=-1), dict(split_merge=1.5), dict(race=(0, 3)), dict(race=(3, "a"))]
+    "settings",
+    [
+        dict(annealing=-1),
+        dict(split_merge=1.5),
+        dict(race=(0, 3)),
+        dict(race=(3, "a")),
+        dict(race=3),
+        dict(race=(1, 2, 3)),
+    ],
 )
 def test_settings_that_cannot_be_used_are_refused(settings, clusters):
     name = next(iter(settings))
