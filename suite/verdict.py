@@ -19,6 +19,9 @@ STATIONARY = 1e-6
 # Digits from which two objectives count as the same optimum.
 SAME_DIGITS = 9
 
+# Ratio of widths below which the intervals of a variational posterior are called too narrow.
+NARROW = 0.95
+
 # R-hat after matching components above which chains have not mixed.
 DISAGREEING_RHAT = 1.05
 
@@ -31,6 +34,7 @@ class Verdict(NamedTuple):
     map_digits: float | None  # EM's against Pyro's MAP objective from the same start
     covered: dict[str, tuple[int, int]]  # method with draws -> parameters whose interval holds the MAP, of how many
     overlapping: dict[str, tuple[int, int]]  # "a and b" -> parameters where both intervals overlap, of how many
+    widths: dict[str, float]  # "q against sampler" -> median ratio of the widths of their intervals
     sentences: tuple[str, ...]
 
 
@@ -85,6 +89,14 @@ def reach_verdict(
     overlapping = _overlaps(matched_draws)
     for names, (agreeing, of) in overlapping.items():
         sentences.append(f"The intervals of {names} overlap in {agreeing} of {of} parameters.")
+    mixed = [name for name, value in rhat_matched.items() if value <= DISAGREEING_RHAT]
+    widths = _widths([name for name in matched_draws if fits[name].variational], mixed, matched_draws)
+    for names, ratio in widths.items():
+        q, sampler = names.split(" against ")
+        sentences.append(
+            f"The intervals of {q} are {ratio:.2f} times as wide as those of {sampler} (median over parameters)"
+            + (": a mean-field q understates uncertainty." if ratio < NARROW else ".")
+        )
     for name, value in rhat_matched.items():
         if value > DISAGREEING_RHAT:
             sentences.append(
@@ -97,7 +109,7 @@ def reach_verdict(
         if not fitted.converged and rhat_matched.get(name, 0.0) <= DISAGREEING_RHAT
     ]
     sentences += [f"{name} did not run: {why}" for name, why in failures.items()]
-    return Verdict(density_digits, gradient, map_digits, covered, overlapping, tuple(sentences))
+    return Verdict(density_digits, gradient, map_digits, covered, overlapping, widths, tuple(sentences))
 
 
 def agreeing_digits(ours: float, theirs: float) -> float:
@@ -143,6 +155,20 @@ def _covered(point: Parameters, draws: Parameters) -> tuple[int, int]:
         inside += int(((low <= value) & (value <= high)).sum())
         of += value.numel()
     return inside, of
+
+
+def _widths(variational: list[str], samplers: list[str], draws: dict[str, Parameters]) -> dict[str, float]:
+    """How wide the intervals of every variational posterior are against those of every sampler."""
+
+    def width(method: str) -> Tensor:
+        edges = [interval(value) for value in draws[method]]
+        return torch.cat([(high - low).flatten() for low, high in edges])
+
+    return {
+        f"{q} against {sampler}": float(np.median((width(q) / width(sampler).clamp_min(1e-300)).numpy()))
+        for q in variational
+        for sampler in samplers
+    }
 
 
 def _overlaps(matched_draws: dict[str, Parameters]) -> dict[str, tuple[int, int]]:

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import matplotlib
@@ -19,7 +20,7 @@ from zipmix.held_out import score, split
 from zipmix.models.parameters import Parameters
 from zipmix.report import as_record, read_comparison, write_report
 from zipmix.tables import TextTable, as_latex
-from zipmix.verdict import agreeing_digits, interval
+from zipmix.verdict import Verdict, agreeing_digits, interval, reach_verdict
 
 QUICK = {
     "pyro_map": {"n_adam": 20},
@@ -110,6 +111,25 @@ def test_the_verdict_sees_a_wrong_optimum(compared: Comparison, monkeypatch: pyt
     assert "did not stop at an optimum" in reached.sentences[0]
     assert reached.density_digits is not None
     assert reached.density_digits < 7
+
+
+def test_the_verdict_shows_intervals_that_are_too_narrow() -> None:
+    rng = np.random.default_rng(4)
+    wide = Parameters(*(torch.from_numpy(rng.normal(size=(2, 4000, *shape))) for shape in ((2,), (2, 3), (2, 3))))
+    halved = Parameters(*(value / 2 for value in wide))
+    fits = {"cavi": SimpleNamespace(variational=True, converged=True), "gibbs": SimpleNamespace(variational=False)}
+    fits["gibbs"].converged = True
+
+    def reached(draws: dict[str, Parameters], rhat: float) -> Verdict:
+        return reach_verdict(fits, {}, {}, draws, {"gibbs": rhat}, zipmix.Prior())  # type: ignore[arg-type]
+
+    narrow = reached({"cavi": halved, "gibbs": wide}, 1.0)
+    assert narrow.widths == {"cavi against gibbs": pytest.approx(0.5, rel=1e-12)}
+    assert "0.50 times as wide as those of gibbs (median over parameters): a mean-field q" in narrow.sentences[1]
+    fair = reached({"cavi": wide, "gibbs": wide}, 1.0)
+    assert "understates" not in " ".join(fair.sentences)
+    # A sampler that has not mixed is no measure.
+    assert not reached({"cavi": halved, "gibbs": wide}, 2.0).widths
 
 
 def test_a_method_that_fails_stops_nothing() -> None:
