@@ -48,6 +48,7 @@ $(VENV)/browser: $(VENV)/dependencies
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/samplers.py
 
 bench-check: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py --check

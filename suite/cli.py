@@ -259,7 +259,8 @@ def assignments(texts: list[str], option: str) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
-            raise InputError(f"{option} must be NAME=VALUE, got {text!r}; write {option} n_starts=50.")
+            example = "alpha=2" if option == "--prior" else "n_starts=50"
+            raise InputError(f"{option} must be NAME=VALUE, got {text!r}; write {option} {example}.")
         if name in values:
             raise InputError(f"{option} names {name!r} twice; give it once.")
         try:
@@ -283,7 +284,7 @@ def parse_prior(texts: list[str]) -> "Prior":
     for name, value in values.items():
         if name not in Prior._fields:
             raise InputError(f"--prior must name one of {', '.join(Prior._fields)}; got {name!r}.")
-        if isinstance(value, str):
+        if isinstance(value, (str, bool)):
             raise InputError(f"--prior {name} must be a number, or numbers with commas for alpha; got {value!r}.")
     return Prior(**values)
 

@@ -108,6 +108,8 @@ UNUSABLE = {
     "fit nmes1988 -k 2 --set n_starts=1 --set n_starts=2": "twice",
     "fit nmes1988 -k 2 --prior g=2": "alpha, a, b, e, f",
     "fit nmes1988 -k 2 --prior alpha=x": "must be a number",
+    "fit nmes1988 -k 2 --prior a=True": "must be a number",
+    "fit nmes1988 -k 2 --prior a": "write --prior alpha=2",
     "fit nmes1988 -k 2 --prior alpha=0.5": "there is no MAP",
     "fit text.csv -k 2": "'two'",
     "fit half.csv -k 2": "fractional",
