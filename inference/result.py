@@ -62,7 +62,7 @@ class Restarts(NamedTuple):
         return frame.rename_axis("start").sort_values("objective", ascending=False)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fit:
     """What a method of inference found, with everything needed to repeat it.
 
@@ -85,12 +85,20 @@ class Fit:
     settings: dict[str, Any]
     seed: int
     prior: Prior
-    X: Tensor | csr_array = field(repr=False)  # (N, D) the data as they came, dense or sparse, NaN where missing
-    names: tuple[str, ...] = field(repr=False)  # D names of columns
-    row_names: tuple[str, ...] | None = field(default=None, repr=False)  # N names of rows, where the data have them
+    X: Tensor | csr_array  # (N, D) the data as they came, dense or sparse, NaN where missing
+    names: tuple[str, ...]  # D names of columns
+    row_names: tuple[str, ...] | None = None  # N names of rows, where the data have them
     objective_error: float = 0.0  # Monte-Carlo standard error of the objective
-    restarts: Restarts | None = field(default=None, repr=False)
-    diagnostics: dict[str, Tensor] = field(default_factory=dict, repr=False)  # (chain, draw, ...) reports of a sampler
+    restarts: Restarts | None = None
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)  # (chain, draw, ...) reports of a sampler
+
+    def __repr__(self) -> str:
+        n_rows, n_features = self.X.shape
+        state = "converged" if self.converged else "not converged"
+        return (
+            f"<Fit by {self.method!r} of {n_rows} x {n_features} counts, {self.n_components} components: "
+            f"objective {self.objective:.6g}, {state} after {self.n_iter} iterations, {self.seconds:.2f} s>"
+        )
 
     @property
     def n_components(self) -> int:

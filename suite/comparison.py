@@ -4,6 +4,7 @@ Quantities that label switching cannot spoil are compared as they are; parameter
 matched to those of the best EM start (labels.py).
 """
 
+import inspect
 import os
 import platform
 import time
@@ -29,7 +30,7 @@ from zipmix.models.kernel import log_zero, logs
 from zipmix.models.parameters import InputError, Parameters, Prior, check_real, check_whole
 from zipmix.models.posterior import log_posterior_at
 from zipmix.runs import Runs, run_methods
-from zipmix.verdict import Verdict, interval, reach_verdict
+from zipmix.verdict import DISAGREEING_RHAT, Verdict, interval, reach_verdict
 
 DEFAULT_METHODS = ("em", "pyro_map", "cavi", "pyro_svi", "gibbs")
 
@@ -130,7 +131,7 @@ def compare(
         methods: names in METHODS.
         prior: hyperparameters, the same for all.
         seed: of everything.
-        n_starts: starts of EM and CAVI, at least n_chains.
+        n_starts: starts of EM and CAVI; at least n_chains where a sampler runs.
         n_chains: chains of the samplers.
         settings: further settings per method, {"gibbs": {"n_draws": 2000}}.
         held_out: share of the rows on which a second fit of every method is scored, in [0, 0.5]; 0: none is made.
@@ -279,7 +280,8 @@ def check_comparison(
         check_settings(name, values)
     check_whole(n_chains, "n_chains", at_least=1)
     check_whole(n_starts, "n_starts", at_least=1)
-    if n_starts < n_chains:
+    sampled = any("n_chains" in inspect.signature(METHODS[name]).parameters for name in methods)
+    if sampled and n_starts < n_chains:
         raise InputError(f"n_starts must be at least n_chains = {n_chains}, got {n_starts}.")
     if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 <= held_out <= 0.5:
         raise InputError(f"held_out must lie in [0, 0.5], got {held_out!r}.")
@@ -311,7 +313,8 @@ def _summary(f: Fit, log_posterior: float, best: float, partition: Tensor, match
         agreement=float(adjusted_rand_score(partition.numpy(), f.predict().numpy())),
         seconds=f.seconds,
         n_iter=f.n_iter,
-        converged=f.converged,
+        # Chains may agree on the log posterior and not on the parameters.
+        converged=f.converged and (matched_rhat is None or matched_rhat <= DISAGREEING_RHAT),
         reason=f.reason,
         ess_per_second=rate,
         rhat_raw=raw_rhat,

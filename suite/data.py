@@ -1,5 +1,6 @@
 """Tables of counts by name or from a file: the ones that ship with zipmix, CSV, .npy and coursework pickles."""
 
+import csv
 import difflib
 from importlib.resources import files
 from pathlib import Path
@@ -77,20 +78,57 @@ def _digits() -> Data:
 def _csv(path: Path) -> Table:
     import pandas as pd
 
-    try:
-        head = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0]
-        # A first column without a name holds names of rows, as pandas writes them.
-        frame = pd.read_csv(path, index_col=0 if len(head) > 1 and pd.isna(head.iloc[0]) else None)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"X is not a readable CSV table: {str(error).strip()}; write a header row, then counts."
-        ) from None
-    if pd.to_numeric(head, errors="coerce").notna().all():
-        raise InputError(
-            f"X has numbers alone in its first row ({', '.join(head.iloc[:3])}, ...), where the names of columns are "
-            "looked for; write a header row, then counts."
-        )
+    head = _header(path)
+    # A first column without a name holds names of rows, as pandas writes them.
+    frame = pd.read_csv(path, index_col=0 if len(head) > 1 and not head[0] else False, encoding="utf-8-sig")
     return as_table(frame)
+
+
+def _header(path: Path) -> list[str]:
+    """The names of the columns of a CSV file of which every row has as many cells as the header.
+
+    Raises:
+        InputError: an empty file, another encoding or separator, no header, or a row of another length.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file, strict=True)
+            head = [name.strip() for name in next(rows, [])]
+            if not head:
+                raise InputError("X is an empty file; write a header row, then a row of counts for each line.")
+            _refuse_header(head)
+            for row in rows:
+                if row and len(row) != len(head):
+                    raise InputError(
+                        f"X has {len(row)} cells in line {rows.line_num} and {len(head)} names in its header; give "
+                        "every column a name (none for a first column of row names) and every row as many cells."
+                    )
+    except UnicodeDecodeError:
+        raise InputError("X is a CSV file that is not text in UTF-8; save it again as such.") from None
+    except csv.Error as error:
+        raise InputError(
+            f"X is not a readable CSV table ({error}); save it again, with commas between cells."
+        ) from None
+    return head
+
+
+def _refuse_header(head: list[str]) -> None:
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(head) == 1 and sign in head[0]:
+            raise InputError(f"X has {name} between its cells; save it with commas (and a point for decimals).")
+    if all(_is_number(name) for name in head):
+        raise InputError(
+            f"X has numbers alone in its first row ({', '.join(head[:3])}, ...), where the names of columns are looked "
+            "for; write a header row, then counts."
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _npy(path: Path) -> Table:

@@ -59,8 +59,11 @@ def _refuse_place(path: Path) -> None:
     parent = path.parent
     while not parent.exists():
         parent = parent.parent
-    if not os.access(parent, os.W_OK) or not parent.is_dir():
-        raise InputError(f"{path} cannot be written in {parent}; choose another place.")
+    try:
+        # The only way to know is to try: not every file system says what it allows.
+        os.rmdir(tempfile.mkdtemp(dir=parent))
+    except OSError:
+        raise InputError(f"{path} cannot be written in {parent}; choose another place.") from None
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

@@ -18,6 +18,7 @@ import zipmix
 from zipmix.comparison import Comparison, compare
 from zipmix.held_out import score, split
 from zipmix.models.parameters import Parameters
+from zipmix.outputs import refuse_folder
 from zipmix.report import as_record, read_comparison, write_report
 from zipmix.tables import TextTable, as_latex
 from zipmix.verdict import Verdict, agreeing_digits, interval, reach_verdict
@@ -160,6 +161,16 @@ def test_what_cannot_be_compared_is_refused(arguments: dict[str, object], words:
     drawn = zipmix.simulate(60, 2, 2, seed=1)
     with pytest.raises(zipmix.InputError, match=re.escape(words)):
         compare(drawn.X, 2, **arguments)  # type: ignore[arg-type]
+
+
+def test_without_a_sampler_fewer_starts_than_chains_will_do() -> None:
+    drawn = zipmix.simulate(60, 2, 2, seed=1)
+    assert compare(drawn.X, 2, methods=("em",), n_starts=2, held_out=0).fits["em"].restarts is not None
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_before_any_fit() -> None:
+    with pytest.raises(zipmix.InputError, match="cannot be written in /proc; choose another place"):
+        refuse_folder(Path("/proc/out"), overwrite=False)
 
 
 def test_digits_and_intervals() -> None:

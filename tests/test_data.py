@@ -65,6 +65,32 @@ def test_csv_without_a_header_is_refused_and_no_row_lost(tmp_path):
         load_data(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a,b\n1,2,\n3,4,\n", r"3 cells in line 2 and 2 names in its header"),
+        ("a,b\nfirst,1,2\n", r"3 cells in line 2 and 2 names in its header"),
+        ("a,b,c\n1,2,3\n\n4,5\n", r"2 cells in line 4 and 3 names in its header"),
+        ("a;b;c\n0,5;0,0;0,0\n", r"semicolons between its cells; save it with commas"),
+        ("a\tb\n1\t2\n", r"tabs between its cells"),
+        ("", r"empty file"),
+        ('a,b\n1,"2\n', r"not a readable CSV table \(unexpected end of data\)"),
+    ],
+)
+def test_csv_that_would_be_read_wrong_is_refused(tmp_path, content, words):
+    path = tmp_path / "odd.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=words):
+        load_data(path)
+
+
+def test_csv_in_another_encoding_is_refused_as_such(tmp_path):
+    path = tmp_path / "latin.csv"
+    path.write_bytes("größe,b\n1,2\n".encode("latin-1"))
+    with pytest.raises(InputError, match="not text in UTF-8"):
+        load_data(path)
+
+
 def test_csv_whose_first_column_has_no_name_has_names_of_rows(tmp_path):
     path = tmp_path / "pandas.csv"
     path.write_text(",a,b\nfirst,1,0\nsecond,4,2\n")

@@ -318,3 +318,9 @@ def test_arviz_compares_fits():
     # Two clusters far apart are no single one.
     assert list(ranking.index) == ["K = 2", "K = 1"]
     assert ranking.elpd_diff["K = 1"] > 10 * ranking.dse["K = 1"] > 0
+
+
+def test_a_fit_is_told_in_one_line():
+    fitted = fit(np.array([[1, 0], [3, 2], [0, 0]]), 2, "gibbs", n_draws=10, n_warmup=1)
+    assert repr(fitted).startswith("<Fit by 'gibbs' of 3 x 2 counts, 2 components: objective -")
+    assert "\n" not in repr(fitted)

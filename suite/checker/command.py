@@ -100,5 +100,5 @@ def _write_template(file: Path | None) -> None:
 
 
 def _refuse(sentence: str) -> NoReturn:
-    typer.echo(f"zipmix: {sentence}", err=True)
+    typer.echo(f"zipmix: {sentence.rstrip('.')}.", err=True)
     raise typer.Exit(NOTHING_CHECKED)
