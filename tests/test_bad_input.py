@@ -178,10 +178,16 @@ def test_rows_that_do_not_fit_the_fit():
 BAD_FILES = {
     "negative.csv": ("a,b\n1,-2\n", r"negative\.csv: X has 1 negative cell.* row 0, column 1 \('b'\): -2"),
     "text.csv": ("a,b\n1,two\n", r"text\.csv: X has 1 cell\(s\) that are no numbers, .* column 1 \('b'\): 'two'"),
-    "empty.csv": ("", r"empty\.csv: X is not a readable CSV table: .*; write a header row, then counts\.$"),
+    "empty.csv": ("", r"empty\.csv: X is an empty file; write a header row, then a row of counts for each line\.$"),
     "header.csv": ("a,b\n", r"header\.csv: X must have at least one row and one column; got 0 rows"),
-    "ragged.csv": ("a,b\n1,2\n1,2,3,4\n", r"ragged\.csv: X is not a readable CSV table: .*line 3.*; write a header"),
-    "binary.csv": (b"\xff\xfe\x00\x01\n\x80", r"binary\.csv: X is not a readable CSV table"),
+    "ragged.csv": (
+        "a,b\n1,2\n1,2,3,4\n",
+        r"ragged\.csv: X has 4 cells in line 3 and 2 names in its header; give every column a name",
+    ),
+    "binary.csv": (
+        b"\xff\xfe\x00\x01\n\x80",
+        r"binary\.csv: X is a CSV file that is not text in UTF-8; save it again as such\.$",
+    ),
     "text.npy": ("1 2 3", r"text\.npy: X is not a readable \.npy array: .*; save it with numpy\.save"),
     "empty.npy": (b"", r"empty\.npy: X is not a readable \.npy array"),
     "text.pkl": ("1 2 3", r"text\.pkl.* cannot be read as a pickle"),
