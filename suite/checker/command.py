@@ -78,8 +78,8 @@ def coursework_command(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the command line."""
-    app.command("check")(check_command)
-    app.command("coursework")(coursework_command)
+    app.command("check", epilog="[bold]zipmix check solution.py --reveal[/bold]")(check_command)
+    app.command("coursework", epilog="[bold]zipmix coursework data/[/bold]")(coursework_command)
 
 
 def _write_template(file: Path | None) -> None:
