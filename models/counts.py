@@ -300,9 +300,11 @@ def _refuse_text_columns(frame: Any) -> None:
         bad = column.notna() & no_count
         if bad.any():
             i = int(bad.to_numpy().argmax())
+            names_rows = d == 0 and len(bad) > 1 and bool(bad.all())
+            hint = " (does it name the rows? then leave it out, or its header empty)" if names_rows else ""
             raise InputError(
                 f"X has {int(bad.sum())} cell(s) that are no numbers, the first in row {i}, column {d} "
-                f"({str(name)!r}): {column.iloc[i]!r}; {ALLOWED}."
+                f"({str(name)!r}): {column.iloc[i]!r}{hint}; {ALLOWED}."
             )
 
 

@@ -84,6 +84,16 @@ def test_csv_that_would_be_read_wrong_is_refused(tmp_path, content, words):
         load_data(path)
 
 
+def test_a_column_of_names_is_told_from_a_cell_of_text(tmp_path):
+    path = tmp_path / "ids.csv"
+    path.write_text("id,a\np0,1\np1,0\n")
+    with pytest.raises(InputError, match=r"column 0 \('id'\): 'p0' \(does it name the rows\?"):
+        load_data(path)
+    path.write_text("id,a\n4,1\np1,0\n")
+    with pytest.raises(InputError, match=r"column 0 \('id'\): 'p1'; counts are"):
+        load_data(path)
+
+
 def test_csv_in_another_encoding_is_refused_as_such(tmp_path):
     path = tmp_path / "latin.csv"
     path.write_bytes("größe,b\n1,2\n".encode("latin-1"))
