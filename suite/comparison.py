@@ -47,6 +47,7 @@ class Summary(NamedTuple):
     elbo: float | None  # variational methods: the objective
     elbo_error: float | None  # its Monte-Carlo standard error
     agreement: float | None  # adjusted Rand index of the partition with that of the reference
+    label_agreement: float | None  # adjusted Rand index of the partition with the known labels of the rows
     seconds: float
     n_iter: int
     converged: bool
@@ -225,7 +226,8 @@ def assemble(
     matched_draws = {name: match(f.draws, anchor) for name, f in fits.items() if f.draws is not None}
     partition = fits[reference].predict()
     summaries = tuple(
-        _summary(f, points[name], max(points.values()), partition, matched_draws.get(name)) for name, f in fits.items()
+        _summary(f, points[name], max(points.values()), partition, data.labels, matched_draws.get(name))
+        for name, f in fits.items()
     )
     mixing = {row.method: row.rhat_matched for row in summaries if row.rhat_matched is not None}
     return Comparison(
@@ -289,10 +291,17 @@ def check_comparison(
         check_real(budget, "budget")
 
 
-def _summary(f: Fit, log_posterior: float, best: float, partition: Tensor, matched: Parameters | None) -> Summary:
+def _summary(
+    f: Fit,
+    log_posterior: float,
+    best: float,
+    partition: Tensor,
+    labels: tuple[str, ...] | None,
+    matched: Parameters | None,
+) -> Summary:
     from sklearn.metrics import adjusted_rand_score
 
-    variational = f.variational
+    variational, predicted = f.variational, f.predict().numpy()
     raw_rhat = matched_rhat = rate = None
     if (
         f.draws is not None
@@ -310,7 +319,8 @@ def _summary(f: Fit, log_posterior: float, best: float, partition: Tensor, match
         gap=best - log_posterior,
         elbo=f.objective if variational else None,
         elbo_error=f.objective_error if variational else None,
-        agreement=float(adjusted_rand_score(partition.numpy(), f.predict().numpy())),
+        agreement=float(adjusted_rand_score(partition.numpy(), predicted)),
+        label_agreement=None if labels is None else float(adjusted_rand_score(labels, predicted)),
         seconds=f.seconds,
         n_iter=f.n_iter,
         # Chains may agree on the log posterior and not on the parameters.

@@ -36,6 +36,7 @@ def comparison_tables(comparison: "Comparison") -> dict[str, TextTable]:
 
 def methods_table(c: "Comparison") -> TextTable:
     """Optimum, agreement, mixing and cost of every method; those that failed stand last."""
+    known = c.data.labels is not None
     rows: list[tuple[str, ...]] = [
         (
             row.method,
@@ -43,6 +44,7 @@ def methods_table(c: "Comparison") -> TextTable:
             f"{row.gap:.2g}",
             number(row.elbo, ".2f"),
             number(row.agreement, ".3f"),
+            *((number(row.label_agreement, ".3f"),) if known else ()),
             number(row.rhat_raw, ".3f"),
             number(row.rhat_matched, ".3f"),
             number(row.ess_per_second, ".3g"),
@@ -58,6 +60,7 @@ def methods_table(c: "Comparison") -> TextTable:
         "gap (nats)",
         "ELBO",
         "ARI",
+        *(("ARI labels",) if known else ()),
         "R-hat",
         "matched",
         "ESS/s",

@@ -20,7 +20,7 @@ from zipmix.held_out import score, split
 from zipmix.models.parameters import Parameters
 from zipmix.outputs import refuse_folder
 from zipmix.report import as_record, read_comparison, write_report
-from zipmix.tables import TextTable, as_latex
+from zipmix.tables import TextTable, as_latex, methods_table
 from zipmix.verdict import Verdict, agreeing_digits, interval, reach_verdict
 
 QUICK = {
@@ -161,6 +161,22 @@ def test_what_cannot_be_compared_is_refused(arguments: dict[str, object], words:
     drawn = zipmix.simulate(60, 2, 2, seed=1)
     with pytest.raises(zipmix.InputError, match=re.escape(words)):
         compare(drawn.X, 2, **arguments)  # type: ignore[arg-type]
+
+
+def test_partitions_are_held_against_known_labels() -> None:
+    drawn = zipmix.simulate(60, 4, 2, seed=1, prior=zipmix.Prior(alpha=5.0, f=0.1))
+    labels = tuple("ab"[k] for k in drawn.z)
+    data = zipmix.Data(drawn.X, ("p", "q", "r", "s"), labels, "drawn")
+    compared = compare(data, 2, methods=("em",), n_starts=3, held_out=0)
+    table = methods_table(compared)
+    found = compared.fits["em"].predict().tolist()
+    pairs = [(i, j) for i in range(60) for j in range(i)]
+    same = np.array([[labels[i] == labels[j], found[i] == found[j]] for i, j in pairs])
+    # The adjusted Rand index from its definition over pairs of rows.
+    both, a, b, n = same.all(1).sum(), same[:, 0].sum(), same[:, 1].sum(), len(pairs)
+    expected = (both - a * b / n) / ((a + b) / 2 - a * b / n)
+    assert compared.summaries[0].label_agreement == pytest.approx(expected)
+    assert table.rows[0][table.headers.index("ARI labels")] == f"{expected:.3f}"
 
 
 def test_without_a_sampler_fewer_starts_than_chains_will_do() -> None:
