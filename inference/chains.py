@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from zipmix.inference.loop import State, iterate
+from zipmix.inference.loop import Loop, State, iterate
 from zipmix.inference.result import Fit, Problem
 from zipmix.inference.start import Init, starts
 from zipmix.models.parameters import InputError, Parameters, check_whole
@@ -122,7 +122,7 @@ def run(
     draws = Parameters(*(torch.stack(fields, dim=1) for fields in zip(*(one.theta for one in kept), strict=True)))
     lp_CS = trace_CT[:, -n_kept:]
     chain, best = divmod(int(lp_CS.argmax()), n_kept)
-    converged, reason = agreement(lp_CS, loop.reason)
+    converged, reason = agreement(lp_CS, loop)
     return Fit(
         method=method,
         parameters=Parameters(*(value[chain, best] for value in draws)),
@@ -144,14 +144,15 @@ def run(
     )
 
 
-def agreement(lp_CS: Tensor, reason: str) -> tuple[bool, str]:
+def agreement(lp_CS: Tensor, loop: Loop) -> tuple[bool, str]:
     """Whether the chains agree, and why the run ended, in words.
 
     Args:
         lp_CS: log posterior of the draws that are kept.
-        reason: why the loop ended.
+        loop: how the run went.
     """
-    if reason.startswith("interrupted"):
+    reason = loop.reason
+    if loop.interrupted:
         return False, reason
     if len(lp_CS) < 2 or lp_CS.shape[1] < 4:
         return False, f"{reason}; it takes at least 2 chains of 4 draws to judge whether chains agree"

@@ -212,7 +212,7 @@ def _lbfgs(problem: Problem, start: Parameters, adam: Loop, max_iter: int) -> As
         if out_of_time():
             raise TimeoutError
 
-    reason = adam.reason if adam.reason.startswith("interrupted") else ""
+    reason = adam.reason if adam.interrupted else ""
     try:
         if not reason:
             result = minimize(
