@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zipmix.inference.result import Fit, Restarts
 from zipmix.models.conjugate import as_conditionals, log_density
-from zipmix.models.counts import Counts, Source, as_counts, as_dense
+from zipmix.models.counts import Counts, Source, as_counts, as_dense, default_names
 from zipmix.models.parameters import InputError, Parameters, Prior
 from zipmix.models.posterior import rows_log_likelihood
 from zipmix.models.zip_mixture import Simulation
@@ -369,8 +369,7 @@ def _observed_rows(counts: Counts) -> np.ndarray:
 
 def save_simulation(simulation: Simulation, path: Path) -> None:
     """Writes what a simulation drew as NetCDF: x, z, b, pi, omega and lam."""
-    names = tuple(f"x{d}" for d in range(simulation.X.shape[1]))
-    drawn = _dataset(simulation.parameters, (), names).assign(
+    drawn = _dataset(simulation.parameters, (), default_names(simulation.X.shape[1])).assign(
         x=(("observation", "feature"), simulation.X.numpy()),
         z=(("observation",), simulation.z.numpy()),
         b=(("observation", "feature"), simulation.b.to(torch.int8).numpy()),

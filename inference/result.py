@@ -13,7 +13,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from zipmix.models.counts import Counts, Source, Table, as_counts, as_dense, as_table
+from zipmix.models.counts import Counts, Source, Table, as_counts, as_dense, as_table, default_names
 from zipmix.models.kernel import log_joint, log_likelihood, logs, responsibilities, rho
 from zipmix.models.parameters import InputError, Parameters, Prior, check_components, check_prior
 from zipmix.models.posterior import blocks
@@ -209,8 +209,7 @@ class Fit:
             InputError: X cannot be used, or has other columns.
         """
         table = as_table(X, n_features=self.parameters.omega.shape[-1])
-        unnamed = tuple(f"x{d}" for d in range(len(self.names)))
-        if unnamed not in (table.names, self.names):
+        if default_names(len(self.names)) not in (table.names, self.names):
             for d, (name, expected) in enumerate(zip(table.names, self.names, strict=True)):
                 if name != expected:
                     raise InputError(

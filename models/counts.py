@@ -214,7 +214,7 @@ def as_table(X: Any, n_features: int | None = None) -> Table:
         raise InputError(f"X must have at least one row and one column; got {n_rows} rows and {n_columns} columns.")
     if n_features is not None and n_columns != n_features:
         raise InputError(f"X must have the {n_features} columns of the fit; got {n_columns}.")
-    labels = tuple(str(name) for name in names) if names is not None else tuple(f"x{d}" for d in range(n_columns))
+    labels = tuple(str(name) for name in names) if names is not None else default_names(n_columns)
     check_cells(table, labels)
     return Table(table, labels, rows)
 
@@ -226,6 +226,11 @@ def _row_names(X: Any) -> tuple[str, ...] | None:
         numbered = X.index.dtype.kind == "i" and bool((X.index == np.arange(len(X))).all())
         return None if numbered else tuple(map(str, X.index))
     return None
+
+
+def default_names(n_columns: int) -> tuple[str, ...]:
+    """What the columns of a table without names are called."""
+    return tuple(f"x{d}" for d in range(n_columns))
 
 
 ALLOWED = "counts are whole numbers >= 0, with NaN for a missing cell"

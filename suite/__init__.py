@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from zipmix.plots import plot_rootogram as plot_rootogram
     from zipmix.plots import plot_structural_zeros as plot_structural_zeros
     from zipmix.plots import plot_zeros as plot_zeros
-    from zipmix.stream import stream as stream
+    from zipmix.streams import stream as stream
 
 _HOME = {
     "Report": "zipmix.checker",
@@ -71,7 +71,7 @@ _HOME = {
     "log_posterior": "zipmix.models.posterior",
     "Simulation": "zipmix.models.zip_mixture",
     "simulate": "zipmix.models.zip_mixture",
-    "stream": "zipmix.stream",
+    "stream": "zipmix.streams",
     "plot_affinity": "zipmix.plots",
     "plot_counts": "zipmix.plots",
     "plot_forest": "zipmix.plots",

@@ -190,11 +190,12 @@ def simulate_command(
     """Draw parameters and counts from the model."""
     import zipmix
     from zipmix.inference.arviz_io import save_simulation
+    from zipmix.models.counts import default_names
     from zipmix.outputs import refuse_files, write_csv, write_whole
 
     refuse_files((file, truth), overwrite=overwrite)
     drawn = zipmix.simulate(n, features, components, prior=parse_prior(prior or []), seed=seed)
-    write_csv(file, _frame(drawn.X, tuple(f"x{d}" for d in range(features))))
+    write_csv(file, _frame(drawn.X, default_names(features)))
     typer.echo(f"wrote {file}")
     if truth is not None:
         write_whole(truth, lambda place: save_simulation(drawn, place))

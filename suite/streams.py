@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from zipmix.models.counts import as_csr, as_table
+from zipmix.models.counts import as_csr, as_table, default_names
 from zipmix.models.parameters import InputError, check_flag, check_whole
 from zipmix.models.stream import Shard, Stream, as_numbers, block_rows_for, same_columns, table_shard
 
@@ -59,10 +59,6 @@ def _shard(source: Any, label: str) -> Shard:
     return reader(path)
 
 
-def _numbered(n_features: int) -> tuple[str, ...]:
-    return tuple(f"x{d}" for d in range(n_features))
-
-
 def _npy(path: Path) -> Shard:
     def mapped() -> np.ndarray:
         try:
@@ -81,7 +77,7 @@ def _npy(path: Path) -> Shard:
             # Mapped anew for every block, so that pages already read do not count as memory in use.
             yield as_numbers(np.array(mapped()[start : start + n]))
 
-    return Shard(str(path), array.shape[0], _numbered(array.shape[1]), read)
+    return Shard(str(path), array.shape[0], default_names(array.shape[1]), read)
 
 
 def _parquet(path: Path) -> Shard:
@@ -149,7 +145,7 @@ def _matrix_market(path: Path) -> Shard:
                 yield as_csr(csr_array(entries, shape=(stop - start, n_columns)))
                 rows, columns, values, start = rows[cut:], columns[cut:], values[cut:], stop
 
-    return Shard(str(path), n_rows, _numbered(n_columns), read)
+    return Shard(str(path), n_rows, default_names(n_columns), read)
 
 
 def _entries(path: Path, n_skipped: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

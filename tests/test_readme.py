@@ -7,6 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+import zipmix
 from zipmix import METHODS
 from zipmix.cli import app
 
@@ -50,3 +51,10 @@ def test_the_result_table_is_that_of_the_comparison_in_results() -> None:
     for row, method in zip(rows, record["methods"], strict=True):
         # `make compare` writes results/ again: times differ, and on another processor what is drawn may as well.
         assert abs(float(row[1]) - method["log_posterior"]) < (20 if method["ess_per_second"] else 1)
+
+
+def test_no_public_function_shares_its_name_with_a_module() -> None:
+    # `import zipmix.name` would put the module in the function's place.
+    modules = {path.stem for path in (ROOT / "suite").glob("*.py")}
+    modules |= {path.parent.name for path in (ROOT / "suite").glob("*/__init__.py")}
+    assert not modules & set(zipmix.__all__)
