@@ -1,6 +1,6 @@
 # make compare   sets up .venv, runs the main job, writes results/nmes1988
 # make test      sets up .venv, runs every test
-# make bench     sets up .venv, writes results/benchmarks.md (a quarter of an hour; 6 GB of disk for a while)
+# make bench     sets up .venv, writes results/benchmarks.md (twenty minutes; 6 GB of disk for a while)
 # make bench-check  measures again and fails where a ratio is over 20 % worse than the one in results/benchmarks.json
 # The first two do again only what a change calls for; `make -B test` runs the tests again.
 
@@ -46,12 +46,19 @@ $(VENV)/browser: $(VENV)/dependencies
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[browser]'
 	@touch $@
 
-bench: $(VENV)/installed
+bench: $(VENV)/installed $(VENV)/peers
+	@echo "==> measuring speed and memory (about twenty minutes)"
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/samplers.py
 
-bench-check: $(VENV)/installed
+bench-check: $(VENV)/installed $(VENV)/peers
+	@echo "==> measuring the ratios again (a few minutes)"
 	$(BIN)/python benchmarks/speed.py --check
+
+$(VENV)/peers: $(VENV)/dependencies
+	@echo "==> installing the programs to measure beside (a few minutes)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[bench]'
+	@touch $@
 
 lint: $(VENV)/installed
 	@echo "==> lint"

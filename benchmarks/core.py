@@ -30,29 +30,33 @@ def broadcast_pass(X_ND: Tensor, theta: Parameters, *, elbo: bool) -> tuple[Para
     """E-step, M-step and the objective log p(X | Theta) at theta with arrays of shape (N, K, D).
 
     Args:
+        X_ND: (N, D) counts.
+        theta: one point, or any number of them along axes in front, which the arrays then have as well.
         elbo: work the objective out piece by piece from the beliefs, as the coursework asks, or take the sum over
             components that the E-step has made anyway; the value is the same.
     """
-    pi, omega, lam = theta
+    pi, omega, lam = theta.pi, theta.omega[..., None, :, :], theta.lam[..., None, :, :]
     alpha, a, b, e, f = PRIOR
     x, xlogy = X_ND[:, None, :], torch.special.xlogy
     poisson_NKD = x * lam.log() - lam - torch.lgamma(x + 1)
     on_NKD = omega.log() + poisson_NKD
     cell_NKD = torch.where(x > 0, on_NKD, torch.logaddexp((1 - omega).log(), on_NKD))
-    joint_NK = pi.log() + cell_NKD.sum(2)
-    log_likelihood_N = torch.logsumexp(joint_NK, 1)
-    R_NK = (joint_NK - log_likelihood_N[:, None]).exp()
+    joint_NK = pi.log()[..., None, :] + cell_NKD.sum(-1)
+    log_likelihood_N = torch.logsumexp(joint_NK, -1)
+    R_NK = (joint_NK - log_likelihood_N[..., None]).exp()
     Eb_NKD = torch.where(x > 0, 1.0, (on_NKD - cell_NKD).exp())
-    objective = log_likelihood_N.sum()
+    objective = log_likelihood_N.sum(-1)
     if elbo:
         log_b_NKD = Eb_NKD * omega.log() + (1 - Eb_NKD) * (1 - omega).log()
         entropy_NKD = -xlogy(Eb_NKD, Eb_NKD) - xlogy(1 - Eb_NKD, 1 - Eb_NKD)
-        objective = (R_NK[:, :, None] * (Eb_NKD * poisson_NKD + log_b_NKD + entropy_NKD)).sum()
-        objective = objective + (R_NK * pi.log() - xlogy(R_NK, R_NK)).sum()
-    n, s = R_NK.sum(0), (R_NK[:, :, None] * x).sum(0)
-    m = (R_NK[:, :, None] * Eb_NKD).sum(0)
+        objective = (R_NK[..., None] * (Eb_NKD * poisson_NKD + log_b_NKD + entropy_NKD)).sum((-1, -2, -3))
+        objective = objective + (R_NK * pi.log()[..., None, :] - xlogy(R_NK, R_NK)).sum((-1, -2))
+    n, s = R_NK.sum(-2), (R_NK[..., None] * x).sum(-3)
+    m = (R_NK[..., None] * Eb_NKD).sum(-3)
     weight = alpha - 1 + n
-    mapped = Parameters(weight / weight.sum(), (a - 1 + m) / (a + b - 2 + n[:, None]), (e - 1 + s) / (f + m))
+    mapped = Parameters(
+        weight / weight.sum(-1, keepdim=True), (a - 1 + m) / (a + b - 2 + n[..., None]), (e - 1 + s) / (f + m)
+    )
     return mapped, objective
 
 
