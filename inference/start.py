@@ -161,6 +161,4 @@ def nearest_seeds(
 
 def _times(counts: Counts, W_JE: Tensor) -> Tensor:
     """W @ [X, P, Q].T, (J, N)."""
-    W_EJ, none_J = counts.encode(W_JE.T.contiguous()), torch.zeros(len(W_JE), dtype=torch.float64)
-    chunks = counts.chunks(0, counts.n_rows, len(W_JE), torch.float64)
-    return torch.cat([rows.scores(W_EJ, none_J) for _, rows in chunks], dim=1)
+    return counts.scores(counts.encode(W_JE.T.contiguous()), torch.zeros(len(W_JE), dtype=torch.float64))

@@ -101,7 +101,7 @@ class Counts(NamedTuple):
             dtype: of the products.
         """
         most = max(self.width, n_products) if isinstance(self.X, Tensor) else n_products
-        size = max(1, min(CHUNK // most, SPARSE_CHUNK // self.width))
+        size = max(1, min(CHUNK // (most * dtype.itemsize), SPARSE_CHUNK // self.width))
         memory_NE = torch.empty(
             min(size, stop - start) if isinstance(self.X, Tensor) else 0, self.n_columns, dtype=dtype
         )
@@ -115,6 +115,11 @@ class Counts(NamedTuple):
                 X = cut(self.X, rows, dtype)
                 mask = () if self.missing is None else (cut(self.missing, rows, dtype),)
                 yield rows, SparseRows((X, ones_like(X), *mask))
+
+    def scores(self, W_EJ: Tensor, bias_J: Tensor) -> Tensor:
+        """(A @ W + bias).T of all rows, (J, N), with W as encode returns it."""
+        chunks = self.chunks(0, self.n_rows, len(bias_J), bias_J.dtype)
+        return torch.cat([rows.scores(W_EJ, bias_J) for _, rows in chunks], dim=1)
 
     def encode(self, W_EJ: Tensor) -> Tensor:
         """The factor W of A @ W as the chunks multiply it: B @ W where they are spelt in letters, W elsewhere."""
@@ -153,7 +158,7 @@ def as_counts(X: Tensor | csr_array) -> Counts:
     if isinstance(X, Tensor):
         missing = X.isnan()
         whole = _smallest(X.nan_to_num(0.0) if bool(missing.any()) else X)
-        log_factorial_N = torch.cat([_log_factorial(rows).sum(1) for rows in whole.split(max(1, CHUNK // X.shape[1]))])
+        log_factorial_N = torch.cat([_log_factorial(rows).sum(1) for rows in whole.split(_step(whole))])
         return Counts(whole, missing if bool(missing.any()) else None, log_factorial_N)
     missing = np.isnan(X.data)
     whole, absent = X, None
@@ -273,7 +278,7 @@ def check_cells(X: Tensor | csr_array, names: tuple[str, ...], first_row: int = 
 
 def _step(cells: Tensor) -> int:
     """Rows that are looked at together, so that no temporary is as large as the table."""
-    return max(1, CHUNK // (cells.shape[1] if cells.ndim == 2 else 1))
+    return max(1, CHUNK // (8 * (cells.shape[1] if cells.ndim == 2 else 1)))
 
 
 def _numpy(tensor: Tensor) -> type:

@@ -14,25 +14,25 @@ c = n - R.T @ Q, the expected number of observed cells, takes the place of n.
 Batch axes (restarts, chains, draws) stand in front and share one product: X @ (D x batch * K). Tensors of shape
 (..., N, K) are views of memory laid out (..., K, N), so that sums over components run along contiguous rows. Rows come
 in chunks that stay in the cache (rows.py), dense or sparse, and those of a stream in blocks (stream.py), of which a
-pass is the sum. Products are in float64, or, where asked for and where the log joint stays within 1e-4, in float32.
+pass is the sum. Products are in float64, or, where asked for and where the log joint stays within 1e-4, in float32
+(single.py).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zipmix.models.counts import Counts
 from zipmix.models.parameters import Parameters
 from zipmix.models.rows import DenseRows, SparseRows, in_parts
+from zipmix.models.single import Centred, centred
 
 # log 0, kept finite so that 0 * log 0 is 0 in a matrix product; below every -lambda that a count can lead to.
 LOG_ZERO = -1e15
-
-# Sum of the absolute terms of a log joint up to which float32 keeps it to 1e-4: terms and their sums are rounded by
-# 2^-24 of themselves, and four times that is kept in hand.
-SINGLE = 1e-4 * 2**24 / 4
 
 
 class Logs(NamedTuple):
@@ -108,29 +108,46 @@ def log_joint(counts: Counts, logs: Logs, dtype: torch.dtype = torch.float64) ->
 
 def _block_log_joint(counts: Counts, logs: Logs, dtype: torch.dtype) -> Tensor:
     table = weights(counts, logs)
+    J = len(table.bias_J)
+    single = _single(counts, table, dtype)
 
     def part(start: int, stop: int) -> Tensor:
-        return torch.cat([scores_JN for _, scores_JN in _scored(counts, start, stop, table, dtype)], dim=1)
+        log_joint_JN = torch.empty(J, stop - start, dtype=torch.float64)
+        for chunk, _, scores_JN, beyond_B, exact_JB in _scored(counts, start, stop, table, single):
+            own_JN = log_joint_JN[:, chunk.start - start : chunk.stop - start]
+            own_JN.copy_(scores_JN[:J])
+            own_JN[:, beyond_B] = exact_JB[:J]
+        return log_joint_JN
 
-    parts = in_parts(counts.n_rows, _width(counts, len(table.bias_J)), part)
-    scores_JN = torch.cat(parts, dim=1).to(torch.float64)
-    return scores_JN.sub_(counts.log_factorial_N).unflatten(0, table.batch).mT
+    parts = in_parts(counts.n_rows, _width(counts, J), part)
+    joint_NK = torch.cat(parts, dim=1).sub_(counts.log_factorial_N).unflatten(0, table.batch).mT
+    if single is not None:
+        joint_NK += counts.scores(single.level_EB, single.level_B).reshape(*table.batch[:-1], -1, 1)
+    return joint_NK
+
+
+def _single(counts: Counts, table: Weights, dtype: torch.dtype) -> Centred | None:
+    return None if dtype == torch.float64 else centred(counts, table.W_EJ, table.bias_J, table.batch[-1])
 
 
 def _scored(
-    counts: Counts, start: int, stop: int, weights: Weights, dtype: torch.dtype
-) -> Iterator[tuple[DenseRows | SparseRows, Tensor]]:
-    """The chunks of some rows with A @ W + bias of each, (J, N), in float64 where the dtype would lose too much."""
-    J = len(weights.bias_J)
-    W_EJ, bias_J = weights.W_EJ.to(dtype), weights.bias_J.to(dtype)
-    # The largest absolute terms that any column of W leads to.
-    reach_E1, reach_1 = W_EJ.abs().amax(1, keepdim=True), bias_J.abs().amax(0, keepdim=True)
-    for chunk, rows in counts.chunks(start, stop, J, dtype):
-        if dtype == torch.float64 or float(rows.scores(reach_E1, reach_1).amax()) <= SINGLE:
-            yield rows, rows.scores(W_EJ, bias_J)
+    counts: Counts, start: int, stop: int, table: Weights, single: Centred | None
+) -> Iterator[tuple[slice, DenseRows | SparseRows, Tensor, Tensor, Tensor]]:
+    """The rows in chunks, each with A @ W + bias (J, N), the B rows too far for float32, and theirs in float64 (J, B).
+
+    Tables for float32, where given, are the ones that are multiplied; the last of their scores is the reach.
+    """
+    dtype = torch.float64 if single is None else torch.float32
+    W_EJ, bias_J = (table.W_EJ, table.bias_J) if single is None else (single.W_EJ, single.bias_J)
+    W, bias = W_EJ.to(dtype), bias_J.to(dtype)
+    none_B, none_JB = torch.zeros(0, dtype=torch.int64), torch.zeros(len(bias), 0, dtype=torch.float64)
+    for chunk, rows in counts.chunks(start, stop, len(bias), dtype):
+        scores_JN = rows.scores(W, bias)
+        if single is None or float(scores_JN[-1].amax()) <= single.longest:
+            yield chunk, rows, scores_JN, none_B, none_JB
         else:
-            for _, exact in counts.chunks(chunk.start, chunk.stop, J, torch.float64):
-                yield exact, exact.scores(weights.W_EJ, weights.bias_J)
+            beyond_B = (scores_JN[-1] > single.longest).nonzero().squeeze(1)
+            yield chunk, rows, scores_JN, beyond_B, counts.take(chunk.start + beyond_B).scores(W_EJ, bias_J)
 
 
 def responsibilities(log_joint_NK: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,9 +159,20 @@ def responsibilities(log_joint_NK: Tensor) -> tuple[Tensor, Tensor]:
         R_NK (..., N, K) and log_likelihood_N (..., N).
     """
     top = log_joint_NK.amax(-1, keepdim=True)
-    R_NK = log_joint_NK.sub_(top).exp_()
+    # Exponentials that underflow, and products with them, are many times slower than those of 1e-19 or, in float64,
+    # 1e-154, which make no difference.
+    least = math.log(torch.finfo(log_joint_NK.dtype).tiny) / 2
+    R_NK = _exp_(log_joint_NK.sub_(top).clamp_min_(least))
     total = R_NK.sum(-1, keepdim=True)
     return R_NK.mul_(total.reciprocal()), (top + total.log()).squeeze(-1)
+
+
+def _exp_(table: Tensor) -> Tensor:
+    """Exponentials in place; where there is AVX-512, NumPy's take half the time of torch's."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return table.exp_()
+    np.exp(table.numpy(), out=table.numpy())
+    return table
 
 
 def statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
@@ -202,21 +230,31 @@ def expectation(
 def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dtype) -> tuple[Statistics, Tensor]:
     table = weights(counts, logs, power)
     J, batch = len(table.bias_J), table.batch
+    single = _single(counts, table, dtype)
+    n_scores = J if single is None else J + 1
 
     def part(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        sums, n_K = counts.no_sums(J), torch.zeros(batch, dtype=torch.float64)
+        sums, n_K = counts.no_sums(n_scores), torch.zeros(batch, dtype=torch.float64)
         log_likelihood = torch.zeros(batch[:-1], dtype=torch.float64)
-        for rows, scores_JN in _scored(counts, start, stop, table, dtype):
-            R_NK, log_likelihood_N = responsibilities(scores_JN.unflatten(0, batch).mT)
-            rows.add_sums(R_NK.mT.flatten(0, -2), sums)
+        for _, rows, scores_JN, beyond_B, exact_JB in _scored(counts, start, stop, table, single):
+            # Responsibilities take the place of the scores, and ones that of the reach, which sum up A itself.
+            R_NK, log_likelihood_N = responsibilities(scores_JN[:J].unflatten(0, batch).mT)
+            if len(beyond_B):
+                R_BK, log_likelihood_B = responsibilities(exact_JB[:J].unflatten(0, batch).mT)
+                R_NK[..., beyond_B, :] = R_BK.to(R_NK.dtype)
+                log_likelihood_N = log_likelihood_N.to(torch.float64).index_copy(-1, beyond_B, log_likelihood_B)
+            scores_JN[J:] = 1.0
+            rows.add_sums(scores_JN, sums)
             n_K += R_NK.sum(-2)
             log_likelihood += log_likelihood_N.sum(-1, dtype=torch.float64)
         return sums, n_K, log_likelihood
 
     parts = in_parts(counts.n_rows, _width(counts, J), part)
     sums, n_K, log_likelihood = (sum(values[1:], start=values[0]) for values in zip(*parts, strict=True))
+    if single is not None:
+        log_likelihood += (sums[J] @ single.level_EB + counts.n_rows * single.level_B).reshape(batch[:-1])
     rho_KD = rho(logs)
-    expected = _from_sums(counts, n_K, sums, lambda zeros_KD: rho_KD * zeros_KD)
+    expected = _from_sums(counts, n_K, sums[:J], lambda zeros_KD: rho_KD * zeros_KD)
     return expected, log_likelihood - counts.log_factorial_N.sum()
 
 

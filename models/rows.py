@@ -22,11 +22,14 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-# Numbers in the larger table of a chunk, A or the responsibilities: 2 MB of float64, a core's share of the cache.
-CHUNK = 2**18
+# Bytes of the larger table of a chunk, A or the responsibilities: a core's share of the cache.
+CHUNK = 2**21
 
 # Numbers in a part of the rows that is worth a thread of its own.
 PART = 2**15
+
+# Columns that a product in float32 sums up at a time: sums of sums lose less than one long sum.
+SINGLE_COLUMNS = 64
 
 # Pairs (column, count) beyond which a table over them leaves the cache.
 MOST_CODES = 2**15
@@ -39,7 +42,12 @@ class DenseRows(NamedTuple):
 
     def scores(self, W_EJ: Tensor, bias_J: Tensor) -> Tensor:
         """(A @ W + bias).T, (J, N)."""
-        return torch.addmm(bias_J[:, None], W_EJ.T, self.A_NE.T)
+        at_a_time = len(W_EJ) if W_EJ.dtype == torch.float64 else SINGLE_COLUMNS
+        W, A = W_EJ.split(at_a_time), self.A_NE.split(at_a_time, dim=1)
+        scores_JN = torch.addmm(bias_J[:, None], W[0].T, A[0].T)
+        for W_BJ, A_NB in zip(W[1:], A[1:], strict=True):
+            scores_JN.addmm_(W_BJ.T, A_NB.T)
+        return scores_JN
 
     def add_sums(self, R_JN: Tensor, sums_JE: Tensor) -> None:
         """Adds R @ A to sums (J, E), float64."""
@@ -74,7 +82,8 @@ def dense_rows(X_ND: Tensor, missing_ND: Tensor | None, out_NE: Tensor) -> Dense
     n_rows, D = X_ND.shape
     A_NE = out_NE[:n_rows]
     A_NE[:, :D] = X_ND
-    A_NE[:, D : 2 * D] = X_ND > 0
+    # Sixfold faster than X_ND > 0: torch converts integers in vectors, and booleans one by one.
+    A_NE[:, D : 2 * D] = X_ND.clamp_max(1)
     if missing_ND is not None:
         A_NE[:, 2 * D :] = missing_ND
     return DenseRows(A_NE)
