@@ -4,6 +4,7 @@ Users bring torch tensors, NumPy arrays, lists, pandas frames, SciPy sparse matr
 sparse table stays sparse: its cost, in time and memory, follows its non-zeros.
 """
 
+import itertools
 import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
@@ -204,6 +205,8 @@ def as_table(X: Any, n_features: int | None = None) -> Table:
         return X if isinstance(X, Table) else Table(X, X.names)
     names: Sequence[Any] | None = None
     rows = _row_names(X)
+    if getattr(X, "isbacked", False):
+        raise InputError("X is an AnnData in backed mode; hand over zipmix.stream(X), or X.to_memory().")
     if hasattr(X, "var_names") and hasattr(X, "X"):
         X, names = X.X, list(X.var_names)
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
@@ -260,7 +263,7 @@ def check_cells(X: Tensor | csr_array, names: tuple[str, ...], first_row: int = 
         kinds["fractional"] = lambda part: (part.floor() != part) & ~part.isnan()
     for word, is_bad in kinds.items():
         n_bad, first = 0, -1
-        for start, part in zip(range(0, len(cells), _step(cells)), cells.split(_step(cells)), strict=True):
+        for start, part in zip(itertools.count(0, _step(cells)), cells.split(_step(cells)), strict=False):
             bad = is_bad(part)
             if bool(bad.any()):
                 n_bad += int(bad.sum())

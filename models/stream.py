@@ -4,10 +4,11 @@ Statistics of rows add, so a pass over a stream is a pass over each of its block
 time it is read; no more than one block is in memory.
 """
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ class Stream:
     shards: tuple[Shard, ...]
     block_rows: int
     progress: bool
+    passes: Iterator[int] = field(default_factory=lambda: itertools.count(1))  # numbers of those to come
 
     @property
     def n_rows(self) -> int:
@@ -63,7 +65,7 @@ class Stream:
         Raises:
             InputError: a shard holds other rows than when the stream was made, or cells that are no counts.
         """
-        with _rows_per_second(self.n_rows, enabled=self.progress) as advance:
+        with rate_bar(self.n_rows, f"pass {next(self.passes)}", "rows", enabled=self.progress) as advance:
             for shard in self.shards:
                 seen = 0
                 for block in shard.read(self.block_rows):
@@ -93,14 +95,21 @@ class Stream:
             here = rows_N[(rows_N >= first) & (rows_N < first + n_rows)] - first
             found.append(table.X[here if isinstance(table.X, Tensor) else here.numpy()])
             first += n_rows
-        if all(isinstance(part, Tensor) for part in found):
-            return as_counts(torch.cat(found))
-        return as_counts(csr_array(vstack([csr_array(part) for part in found], format="csr")))
+        return as_counts(stacked(found))
+
+
+def stacked(parts: Sequence[Tensor | csr_array]) -> Tensor | csr_array:
+    """Blocks of rows as one table, sparse where any of them is."""
+    if len(parts) == 1:
+        return parts[0]
+    if all(isinstance(part, Tensor) for part in parts):
+        return torch.cat(list(parts))
+    return csr_array(vstack([csr_array(part) for part in parts], format="csr"))
 
 
 @contextmanager
-def _rows_per_second(n_rows: int, *, enabled: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr for one pass, with rows per second and time left."""
+def rate_bar(total: int, label: str, unit: str, *, enabled: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr with what is done per second and time left; the callable it hands out says what is done."""
     if not enabled:
         yield lambda n: None
         return
@@ -108,15 +117,15 @@ def _rows_per_second(n_rows: int, *, enabled: bool) -> Iterator[Callable[[int], 
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("pass"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} rows"),
-        TextColumn("{task.fields[rate]:,.0f} rows/s"),
+        TextColumn(f"{{task.completed:,.0f}} of {{task.total:,.0f}} {unit}"),
+        TextColumn(f"{{task.fields[rate]:,.0f}} {unit}/s"),
         TimeRemainingColumn(),
     )
     began, seen = time.perf_counter(), 0
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("pass", total=n_rows, rate=0.0)
+        task = bar.add_task(label, total=total, rate=0.0)
 
         def advance(n: int) -> None:
             nonlocal seen

@@ -1,7 +1,6 @@
 """`zipmix.stream`: tables larger than memory from files, for `zipmix.fit` with method "em" or "online"."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,31 +8,37 @@ import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from zipmix.matrix_market import matrix_market
 from zipmix.models.counts import as_csr, as_table, default_names
 from zipmix.models.parameters import InputError, check_flag, check_whole
-from zipmix.models.stream import Shard, Stream, as_numbers, block_rows_for, same_columns, table_shard
+from zipmix.models.stream import Shard, Stream, as_numbers, block_rows_for, rate_bar, same_columns, table_shard
+from zipmix.row_order import ENTRY, shard_in_row_order
 
 
 def stream(source: Any, *, block_rows: int | None = None, progress: bool = False) -> Stream:
     """A table that is read block by block in every pass, and never held in memory as a whole.
 
     Args:
-        source: a file, or a list of shards, each a file or a table in memory, all with the same columns. Files: .npy
-            (two axes, rows first), .parquet (by row group; null is missing; needs pyarrow), .mtx (Matrix Market,
-            coordinates in the order of rows) and .h5ad (AnnData, X dense or CSR).
-        block_rows: rows that are read at a time; None takes as many as make about four million cells.
+        source: a file, an AnnData in backed mode, or a list of shards, each of these or a table in memory, all with the
+            same columns. Files: .npy (two axes, rows first), .parquet (by row group; null is missing; needs pyarrow),
+            .h5ad (AnnData; X dense, CSR or CSC), .mtx and .mtx.gz (Matrix Market; its rows are the rows, so that a
+            table of genes by cells must be written transposed).
+        block_rows: rows that are read at a time, at most; None takes as many as make about four million cells.
         progress: whether to show rows per second and time left in every pass.
     Returns:
         The stream: X of `zipmix.fit` (method "em", many passes, or "online", one), of Fit.predict and the like.
+        Matrix Market files, and .h5ad where X is CSC, hold their entries in no order of rows: they are read once, here,
+        and kept by rows in a temporary folder (up to 20 bytes an entry; TMPDIR says where), which goes with the stream.
     Raises:
-        InputError: no such file, a kind of file that is not read, a truncated file, or shards that differ in columns.
-            Cells that are no counts are refused when they are read, by file, row and column.
+        InputError: no such file, a kind of file that is not read, a truncated file, shards that differ in columns, or
+            no room in the temporary folder. Cells that are no counts are refused when they are read, by file, row and
+            column.
     """
     check_flag(progress, "progress")
     sources = list(source) if isinstance(source, list | tuple) else [source]
     if not sources:
         raise InputError("source is an empty list; give one file or table at least.")
-    shards = tuple(_shard(one, f"shard {number}") for number, one in enumerate(sources))
+    shards = tuple(_shard(one, f"shard {number}", progress) for number, one in enumerate(sources))
     same_columns(shards)
     for shard in shards:
         if shard.n_rows == 0 or not shard.names:
@@ -44,22 +49,29 @@ def stream(source: Any, *, block_rows: int | None = None, progress: bool = False
     return Stream(shards, check_whole(rows, "block_rows", at_least=1), progress)
 
 
-def _shard(source: Any, label: str) -> Shard:
+def _shard(source: Any, label: str, progress: bool) -> Shard:
+    if getattr(source, "isbacked", False):
+        if source.is_view:
+            raise InputError(
+                f"{label} is a view of an AnnData in backed mode, and files are streamed as a whole; write the view to "
+                "a file of its own (view.to_memory().write_h5ad(path))."
+            )
+        return _shard(source.filename, label, progress)._replace(names=tuple(map(str, source.var_names)))
     if not isinstance(source, str | Path):
         try:
             return table_shard(as_table(source), label)
         except InputError as error:
             raise InputError(f"{label}: {error}") from None
     path = Path(source)
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
+    kind = next((ending for ending in READERS if path.name.lower().endswith(ending)), None)
+    if kind is None:
         raise InputError(f"{path} is of a kind that is not streamed; allowed are {', '.join(READERS)}.")
     if not path.is_file():
         raise InputError(f"there is no file {path}; give the path of a table of counts.")
-    return reader(path)
+    return READERS[kind](path, progress)
 
 
-def _npy(path: Path) -> Shard:
+def _npy(path: Path, progress: bool) -> Shard:
     def mapped() -> np.ndarray:
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -80,7 +92,7 @@ def _npy(path: Path) -> Shard:
     return Shard(str(path), array.shape[0], default_names(array.shape[1]), read)
 
 
-def _parquet(path: Path) -> Shard:
+def _parquet(path: Path, progress: bool) -> Shard:
     try:
         from pyarrow import ArrowInvalid
         from pyarrow.parquet import ParquetFile
@@ -103,87 +115,27 @@ def _parquet(path: Path) -> Shard:
     return Shard(str(path), n_rows, tuple(schema.names), read)
 
 
-def _matrix_market(path: Path) -> Shard:
-    with path.open() as file:
-        banner = file.readline().lower().split()
-        if banner[:2] != ["%%matrixmarket", "matrix"] or banner[2:3] != ["coordinate"] or banner[4:] != ["general"]:
-            raise InputError(
-                f"{path} must begin with '%%MatrixMarket matrix coordinate ... general', got {' '.join(banner)!r}."
-            )
-        n_skipped, sizes = next((i, line.split()) for i, line in enumerate(file, start=1) if not line.startswith("%"))
-    if len(sizes) != 3 or not all(size.isdigit() for size in sizes):
-        raise InputError(
-            f"{path} must give rows, columns and entries in line {n_skipped + 1}, got {' '.join(sizes)!r}."
-        )
-    n_rows, n_columns, n_entries = map(int, sizes)
-
-    def read(n: int) -> Iterator[csr_array]:
-        rows, columns, values = (np.zeros(0, dtype=kind) for kind in (np.int64, np.int64, np.float64))
-        start, seen, last = 0, 0, 0
-        for part in itertools.chain(_entries(path, n_skipped + 1), [None]):
-            if part is not None:
-                i, j, x = part
-                seen += len(i)
-                order = np.diff(i, prepend=last)
-                if (order < 0).any():
-                    at = int((order < 0).argmax())
-                    raise InputError(
-                        f"{path} has row {i[at]} after row {i[at] - order[at]}; a stream needs entries in the order of "
-                        "rows: sort them, or read the file with scipy.io.mmread, which is sparse in memory too."
-                    )
-                if i.max() >= n_rows or j.max() >= n_columns or i.min() < 0 or j.min() < 0:
-                    raise InputError(f"{path} has an entry outside of its {n_rows} rows and {n_columns} columns.")
-                last = int(i[-1])
-                rows, columns, values = (np.concatenate(pair) for pair in ((rows, i), (columns, j), (values, x)))
-            elif seen != n_entries:
-                raise InputError(f"{path} ends after {seen} entries, and {n_entries} are announced; it is truncated.")
-            # A block is whole once an entry of a later row has come.
-            while start < n_rows and (part is None or last >= start + n):
-                stop = min(start + n, n_rows)
-                cut = int(np.searchsorted(rows, stop))
-                entries = (values[:cut], (rows[:cut] - start, columns[:cut]))
-                yield as_csr(csr_array(entries, shape=(stop - start, n_columns)))
-                rows, columns, values, start = rows[cut:], columns[cut:], values[cut:], stop
-
-    return Shard(str(path), n_rows, default_names(n_columns), read)
-
-
-def _entries(path: Path, n_skipped: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows, columns (from 0) and values of a coordinate file, some hundred thousand at a time."""
-    import pandas as pd
-
-    try:
-        with pd.read_csv(
-            path, sep=r"\s+", header=None, skiprows=n_skipped, chunksize=500_000, dtype=np.float64, comment="%"
-        ) as parts:
-            for part in parts:
-                table = part.to_numpy()
-                values = table[:, 2] if table.shape[1] == 3 else np.ones(len(table))
-                if np.isnan(table).any():
-                    raise InputError(f"{path} has an entry without row, column or value; it is truncated.")
-                yield table[:, 0].astype(np.int64) - 1, table[:, 1].astype(np.int64) - 1, values
-    except pd.errors.EmptyDataError:
-        return
-    except (ValueError, pd.errors.ParserError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} has entries that are no numbers ({str(error).strip()}).") from None
-
-
-def _h5ad(path: Path) -> Shard:
+def _h5ad(path: Path, progress: bool) -> Shard:
     import h5py
 
     try:
         with h5py.File(path) as file:
-            X, index = file["X"], file["var"].attrs["_index"]
-            names = tuple(str(name) for name in file["var"][index].asstr()[:])
+            X, names = file["X"], _index(file["var"])
             sparse = isinstance(X, h5py.Group)
-            kind = X.attrs["encoding-type"] if sparse else "array"
+            kind = str(X.attrs["encoding-type"]) if sparse else "array"
             n_rows, n_columns = (int(size) for size in (X.attrs["shape"] if sparse else X.shape))
-    except (OSError, KeyError) as error:
+            data = X["data"] if sparse else X
+            n_entries, dtype = data.size, data.dtype
+    except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a whole .h5ad file with X and var ({error}); write it with AnnData.") from None
-    if kind not in ("array", "csr_matrix"):
-        raise InputError(f"{path} holds X as {kind}, which has no rows to stream; store adata.X = adata.X.tocsr().")
+    if kind not in ("array", "csr_matrix", "csc_matrix") or dtype.kind not in "buif":
+        raise InputError(f"{path} holds X as {kind} of {dtype}; it must be a table of numbers, dense, CSR or CSC.")
+    if len(names) != n_columns:
+        raise InputError(f"{path} has {n_columns} columns in X and {len(names)} in var; write it again with AnnData.")
+    if kind == "csc_matrix":
+        with rate_bar(n_entries, str(path), "entries", enabled=progress) as advance:
+            entries = _column_entries(path, advance)
+            return shard_in_row_order(entries, n_entries, source=str(path), n_rows=n_rows, names=names)
 
     def read(n: int) -> Iterator[Tensor | csr_array]:
         with h5py.File(path) as file:
@@ -201,4 +153,28 @@ def _h5ad(path: Path) -> Shard:
     return Shard(str(path), n_rows, names, read)
 
 
-READERS = {".npy": _npy, ".parquet": _parquet, ".mtx": _matrix_market, ".h5ad": _h5ad}
+def _index(frame: Any) -> tuple[str, ...]:
+    """The names of the rows of a data frame that AnnData has written."""
+    index = frame[frame.attrs["_index"]]
+    # A string array that may have gaps is a group of its own.
+    text = index if hasattr(index, "asstr") else index["values"]
+    return tuple(str(name) for name in (text.asstr() if text.dtype.kind == "O" else text)[:])
+
+
+def _column_entries(path: Path, advance: Callable[[int], None]) -> Iterator[np.ndarray]:
+    """The entries of a CSC table, some hundred thousand at a time."""
+    import h5py
+
+    with h5py.File(path) as file:
+        X = file["X"]
+        indptr = X["indptr"][:]
+        for start in range(0, int(indptr[-1]), 500_000):
+            values = X["data"][start : start + 500_000]
+            some = np.empty(len(values), dtype=ENTRY)
+            some["row"], some["value"] = X["indices"][start : start + 500_000], values
+            some["column"] = np.searchsorted(indptr, np.arange(start, start + len(values)), side="right") - 1
+            yield some
+            advance(len(values))
+
+
+READERS = {".npy": _npy, ".parquet": _parquet, ".mtx": matrix_market, ".mtx.gz": matrix_market, ".h5ad": _h5ad}

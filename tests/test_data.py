@@ -254,6 +254,12 @@ def test_tables_of_every_kind(X, names):
     assert fitted.objective == pytest.approx(fit(TABLE, 2, n_starts=2).objective, rel=1e-12)
 
 
+def test_a_sparse_table_without_any_count_is_a_table():
+    for method in ("em", "cavi"):
+        sparse, dense = (fit(X, 2, method, n_starts=2) for X in (scipy.sparse.csr_array((9, 3)), np.zeros((9, 3))))
+        assert sparse.objective == pytest.approx(dense.objective, rel=1e-12)
+
+
 def test_what_is_handed_over_is_not_changed():
     X, tensor = TABLE.copy(), torch.tensor(TABLE)
     for given in (X, tensor):
