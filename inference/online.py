@@ -9,10 +9,11 @@ of a chunk at the current point (EM) or the current q (variational Bayes), divid
 
 The first is online EM (Cappe and Moulines, 2009, equations 3 and 4), the second stochastic variational inference
 (Hoffman, Blei, Wang and Paisley, 2013, figure 4): in natural parameters its step is the same average. A table is cut
-into random chunks and passed over several times; a stream is read once, chunk by chunk, and N is the number of rows
-seen so far.
+into random chunks and passed over several times; a stream is read once, chunk by chunk, in its own order. Where a
+stream does not say how many rows it has, N is the number of rows seen so far.
 """
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
@@ -24,7 +25,7 @@ from torch import Tensor
 from zipmix.inference.cavi import divergence
 from zipmix.inference.loop import out_of_time, progress_bar, settled
 from zipmix.inference.result import Fit, Restarts
-from zipmix.inference.start import Init, starts
+from zipmix.inference.start import SEEDING_ROWS, Init, starts
 from zipmix.models.conjugate import (
     Conditionals,
     as_conditionals,
@@ -48,6 +49,7 @@ from zipmix.models.parameters import (
     require_mode,
     require_proper,
 )
+from zipmix.models.stream import Stream, stacked
 
 Algorithm = Literal["em", "vb"]
 
@@ -110,8 +112,9 @@ def online(
     """MAP or variational posterior from a table or a stream, chunk by chunk, the best of several starts.
 
     Args:
-        X: (N, D) counts >= 0, NaN where missing; or an iterable of such tables, all with the same columns, of which
-            the first also serves to find starts.
+        X: (N, D) counts >= 0, NaN where missing; or a zipmix.stream of them, whose first 5000 rows or so also serve to
+            find starts; or an iterable of such tables, all with the same columns, of which the first does. Streams must
+            not be sorted: each chunk stands for the whole.
         n_components: K >= 1.
         prior: hyperparameters; for "em" alpha, a, b, e >= 1 (below 1 no MAP exists), for "vb" all > 0.
         seed: of the starts, the order of the rows and the draws.
@@ -119,7 +122,8 @@ def online(
         n_starts: R >= 1, how many starts run, all in one batch.
         init: "kmeans++", "small-em" or "prior", where starts come from.
         start: starting points to use instead, (K, D) or (R, K, D).
-        chunk_size: rows per chunk of a table; the chunks of a stream are taken as they come.
+        chunk_size: rows per chunk of a table or a zipmix.stream, across its shards; other iterables are taken as they
+            come.
         n_passes: over a table, each in a new order of the rows. A stream is read once.
         delay: >= 0; the larger, the less the first chunks weigh.
         decay: in (0.5, 1], how fast the step falls.
@@ -129,7 +133,7 @@ def online(
         parameters: the MAP ("em") or the mean of q, with draws (1, S, ...) from q ("vb"). objective: that of the whole
         table (log posterior, or ELBO); of a stream, the running average times the rows. trace: the log likelihood of
         every chunk, scaled to all rows, at the point before it was read, and the term of the prior at the point after.
-        X: of a stream only its first chunk is kept.
+        X: the table or the zipmix.stream; of another iterable only its first chunk is kept.
     Raises:
         InputError: data, prior or settings that cannot be used.
     """
@@ -146,16 +150,13 @@ def online(
     prior = check_prior(prior, K)
     (require_mode if algorithm == "em" else require_proper)(prior, "online")
     rng = np.random.default_rng([seed, 1_000_003])
-    streamed = is_stream(X)
-    table, source = _stream(X) if streamed else _shuffled(as_table(X), chunk_size, n_passes, rng)
-    counts = as_counts(table.X)
+    rows = _rows(X, chunk_size, n_passes, rng)
+    table, counts, source, n_rows = rows.table, rows.first, rows.chunks, rows.n_rows
     theta = starts(counts, prior, n_components=K, n_starts=n_starts, init=init, start=start, seed=seed)
-    n_rows = None if streamed else counts.n_rows
-    n_chunks = None if n_rows is None else n_passes * -(-n_rows // chunk_size)
 
     tables, state, reason = logs(theta), None, ""
     trace, seconds = [], []
-    with progress_bar(n_chunks, "online", enabled=progress) as advance:
+    with progress_bar(rows.n_chunks, "online", enabled=progress) as advance:
         try:
             for chunk in source:
                 gamma = 1.0 if state is None else (state.n_chunks + 1 + delay) ** -decay
@@ -177,13 +178,18 @@ def online(
     trace, seconds = trace[: state.n_chunks], seconds[: state.n_chunks]
     q = at(state, n_rows or state.n_seen, prior)
     tables = tables_at(q, algorithm)
-    reason += f"read {state.n_chunks} chunks of the {'stream' if streamed else 'table'}, {state.n_seen} rows in all"
-    likelihood_R = state.n_seen * state.log_likelihood if streamed else expectation(counts, tables)[1]
+    reason += (
+        f"read {state.n_chunks} chunks of the {'stream' if rows.streamed else 'table'}, {state.n_seen} rows in all"
+    )
+    running_R = (n_rows or state.n_seen) * state.log_likelihood
+    likelihood_R = running_R if rows.streamed else expectation(counts, tables)[1]
     objective_R = likelihood_R + prior_term(q, prior, algorithm)
     best, trace_TR = int(objective_R.argmax()), torch.stack(trace)
     converged, reason = settled(trace_TR[:, best], reason)
-    if streamed:
-        reason += "; X is the first chunk, and the objective is a running average over the stream"
+    if rows.streamed:
+        reason += "; the objective is a running average over the stream"
+    if n_rows is None:
+        reason += ", and X is its first chunk"
     q_best = Conditionals(*(value[best] for value in q))
     many = Conditionals(*(value.expand(1, n_draws, *value.shape) for value in q_best))
     return Fit(
@@ -224,6 +230,8 @@ def online(
 
 def is_stream(X: Any) -> bool:
     """Whether X is an iterable of tables and not a table."""
+    if isinstance(X, Stream):
+        return True
     if hasattr(X, "shape") or not isinstance(X, Iterable):
         return False
     if not isinstance(X, list | tuple):
@@ -235,33 +243,57 @@ def _depth(rows: Any) -> int:
     return 1 + _depth(rows[0]) if isinstance(rows, list | tuple) and rows else 0
 
 
-def _stream(X: Iterable[Any]) -> tuple[Table, Iterator[Counts]]:
-    """The first chunk, and all chunks, the first one included."""
+class _Rows(NamedTuple):
+    """How the rows come."""
+
+    table: Table  # what the fit keeps
+    first: Counts  # rows that serve to find starts
+    chunks: Iterator[Counts]
+    n_rows: int | None  # N, where it is known
+    n_chunks: int | None
+    streamed: bool
+
+
+def _rows(X: Any, chunk_size: int, n_passes: int, rng: np.random.Generator) -> _Rows:
+    if isinstance(X, Stream):
+        return _streamed(X, chunk_size)
+    if is_stream(X):
+        return _iterated(X)
+    table = as_table(X)
+    counts = as_counts(table.X)
+
+    def chunks() -> Iterator[Counts]:
+        for _ in range(n_passes):
+            for rows_C in torch.from_numpy(rng.permutation(counts.n_rows)).split(chunk_size):
+                yield counts.take(rows_C)
+
+    return _Rows(table, counts, chunks(), counts.n_rows, n_passes * -(-counts.n_rows // chunk_size), streamed=False)
+
+
+def _streamed(X: Stream, chunk_size: int) -> _Rows:
+    """Chunks of a stream in its own order."""
+    tables = X.cut(chunk_size)
+    beginning = list(itertools.islice(tables, -(-SEEDING_ROWS // chunk_size)))
+    chunks = (as_counts(part) for part in itertools.chain(beginning, tables))
+    n_chunks = -(-X.n_rows // chunk_size)
+    return _Rows(Table(X, X.names), as_counts(stacked(beginning)), chunks, X.n_rows, n_chunks, streamed=True)
+
+
+def _iterated(X: Iterable[Any]) -> _Rows:
+    """Chunks as they come, the first one included."""
     numbered = enumerate(X)
     _, first = next(numbered, (0, None))
     if first is None:
         raise InputError("X is a stream without any chunk; give an iterable of at least one table of counts.")
     table = as_table(first)
-
-    def chunks() -> Iterator[Counts]:
-        yield as_counts(table.X)
-        for number, chunk in numbered:
-            try:
-                yield as_counts(as_table(chunk, n_features=table.X.shape[1]).X)
-            except InputError as error:
-                raise InputError(f"chunk {number} of the stream, counted from 0: {error}") from None
-
-    return table, chunks()
-
-
-def _shuffled(table: Table, chunk_size: int, n_passes: int, rng: np.random.Generator) -> tuple[Table, Iterator[Counts]]:
-    """The table, and its rows in chunks, in a new order for every pass."""
-
     counts = as_counts(table.X)
 
     def chunks() -> Iterator[Counts]:
-        for _ in range(n_passes):
-            for rows in torch.from_numpy(rng.permutation(counts.n_rows)).split(chunk_size):
-                yield counts.take(rows)
+        yield counts
+        for number, chunk in numbered:
+            try:
+                yield as_counts(as_table(chunk, n_features=counts.n_features).X)
+            except InputError as error:
+                raise InputError(f"chunk {number} of the stream, counted from 0: {error}") from None
 
-    return table, chunks()
+    return _Rows(table, counts, chunks(), None, None, streamed=True)

@@ -87,6 +87,21 @@ class Stream:
         for table in self.tables():
             yield as_counts(table.X)
 
+    def cut(self, size: int) -> Iterator[Tensor | csr_array]:
+        """The rows in order in chunks of one size, the last one shorter, whatever blocks and shards they come in."""
+        waiting: list[Tensor | csr_array] = []
+        missing = size
+        for table in self.tables():
+            start = 0
+            while start < table.X.shape[0]:
+                waiting.append(table.X[start : start + missing])
+                start, missing = start + missing, missing - waiting[-1].shape[0]
+                if missing == 0:
+                    yield stacked(waiting)
+                    waiting, missing = [], size
+        if waiting:
+            yield stacked(waiting)
+
     def take(self, rows_N: Tensor) -> Counts:
         """The counts of some rows, in rising order, found in one pass."""
         found, first = [], 0

@@ -5,9 +5,10 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
-from zipmix import InputError, Parameters, Prior, fit, log_posterior, simulate
+from zipmix import FLAT, InputError, Parameters, Prior, fit, load, log_posterior, simulate, stream
 from zipmix.inference.online import is_stream, online
 
 LOOSE = Prior(alpha=0.5, a=0.7, b=1.2, e=0.8, f=0.1)
@@ -44,29 +45,80 @@ def test_ends_near_the_optimum_of_the_whole_table(algorithm, method, prior):
         assert found.objective == pytest.approx(log_posterior(X, found.parameters, prior).item(), rel=1e-12)
 
 
-def test_averages_written_out():
-    """Two chunks of a stream, K = 1, where nothing but b is latent: the formulas by hand."""
-    chunks = [torch.tensor([[0.0], [4], [2]]), torch.tensor([[0.0], [0], [9], [1], [0]])]
-    start = Parameters(*(torch.tensor(value, dtype=torch.float64) for value in ([1.0], [[0.6]], [[2.0]])))
-    prior = Prior(alpha=1.5, a=2.0, b=3.0, e=2.0, f=0.5)
-    found = online(iter(chunks), 1, prior=prior, start=start, delay=2.0, decay=0.8)
-
-    def averages(column, omega, lam):
+def averages_by_hand(chunks, n_rows, *, prior, omega, lam, delay, decay):
+    """K = 1, where nothing but b is latent; n_rows has the N that is known after each chunk."""
+    m = s = 0.0
+    for t, (column, N) in enumerate(zip(chunks, n_rows, strict=True), start=1):
         zero = omega * math.exp(-lam) / (1 - omega + omega * math.exp(-lam))
-        n = len(column)
-        return sum(zero if x == 0 else 1.0 for x in column) / n, sum(column) / n
+        gamma = 1.0 if t == 1 else (t + delay) ** -decay
+        m += gamma * (sum(zero if x == 0 else 1.0 for x in column) / len(column) - m)
+        s += gamma * (sum(column) / len(column) - s)
+        omega = (prior.a + N * m - 1) / (prior.a + prior.b + N - 2)
+        lam = (prior.e + N * s - 1) / (prior.f + N * m)
+    return omega, lam
 
-    def modes(m, s, n):
-        return (2 + n * m - 1) / (2 + 3 + n - 2), (2 + n * s - 1) / (0.5 + n * m)
 
-    m, s = averages([0, 4, 2], 0.6, 2.0)
-    omega, lam = modes(m, s, 3)
-    m_next, s_next = averages([0, 0, 9, 1, 0], omega, lam)
-    gamma = (2 + 2.0) ** -0.8
-    omega, lam = modes((1 - gamma) * m + gamma * m_next, (1 - gamma) * s + gamma * s_next, 8)
+@pytest.mark.parametrize("known", [False, True])
+def test_averages_written_out(known):
+    """The formulas by hand: an iterable of tables has the N of the rows seen, a zipmix.stream that of all rows."""
+    cells = [0.0, 4, 2, 0, 0, 9, 1, 0]
+    chunks = [cells[:3], cells[3:6], cells[6:]]
+    prior = Prior(alpha=1.5, a=2.0, b=3.0, e=2.0, f=0.5)
+    start = Parameters(*(torch.tensor(value, dtype=torch.float64) for value in ([1.0], [[0.6]], [[2.0]])))
+    settings = dict(prior=prior, start=start, delay=2.0, decay=0.8)
+    if known:
+        found = online(stream(np.array(cells)[:, None]), 1, chunk_size=3, **settings)
+    else:
+        found = online(iter([np.array(chunk)[:, None] for chunk in chunks]), 1, **settings)
+    omega, lam = averages_by_hand(
+        chunks, [8, 8, 8] if known else [3, 6, 8], prior=prior, omega=0.6, lam=2.0, delay=2.0, decay=0.8
+    )
     assert found.parameters.omega.item() == pytest.approx(omega, rel=1e-12)
     assert found.parameters.lam.item() == pytest.approx(lam, rel=1e-12)
-    assert found.n_iter == 2
+    assert found.n_iter == 3
+
+
+@pytest.mark.parametrize("algorithm", ["em", "vb"])
+def test_shards_and_blocks_of_a_stream_change_nothing(algorithm):
+    """Chunks have their size whatever files and blocks the rows lie in, sparse ones among them."""
+    X = table(700, 4, 2, 3, missing=True)
+    settings = dict(algorithm=algorithm, chunk_size=90, n_starts=2, seed=5)
+    whole = online(stream(X), 2, **settings)
+    assert whole.n_iter == 8
+    shards = [X[:50], sp.csr_array(X[50:333].numpy()), X[333:]]
+    parts = online(stream(shards, block_rows=64), 2, **settings)
+    torch.testing.assert_close(parts.trace, whole.trace, rtol=1e-12, atol=0)
+    for one, other in zip(parts.parameters, whole.parameters, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    assert parts.objective == pytest.approx(whole.objective, rel=1e-12)
+    assert parts.trace.shape == (8,)
+    assert online(stream(X), 2, **(settings | {"chunk_size": 200})).n_iter == 4
+
+
+def test_a_stream_is_its_rows_as_an_iterable_of_chunks():
+    """Under a flat prior N does not matter to the mode, and the same start and chunks give the same averages."""
+    X = table(700, 4, 2, 3)
+    start = Parameters(*(value for value in simulate(1, 4, 2, prior=Prior(f=0.2), seed=9).parameters))
+    settings = dict(prior=FLAT, start=start)
+    found = online(stream([X[:123], X[123:]], block_rows=31), 2, chunk_size=50, **settings)
+    chunks = online(iter(X.split(50)), 2, **settings)
+    for one, other in zip(found.parameters, chunks.parameters, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    assert found.objective == pytest.approx(chunks.objective, rel=1e-10)
+
+
+def test_a_fit_to_a_stream_keeps_the_stream(tmp_path):
+    X = table(700, 4, 2, 3, missing=True)
+    np.save(tmp_path / "x.npy", X)
+    rows = stream(tmp_path / "x.npy", block_rows=100)
+    found = online(rows, 2, n_starts=2)
+    assert found.X is rows
+    assert found.reason.startswith("read 4 chunks of the stream, 700 rows in all")
+    for name in ("predict", "score_samples", "responsibilities", "impute"):
+        torch.testing.assert_close(getattr(found, name)(), getattr(found, name)(X), rtol=1e-12, atol=1e-12)
+    again = load(found.save(tmp_path / "fit.nc"))
+    torch.testing.assert_close(again.predict(X), found.predict())
+    assert again.names == rows.names
 
 
 def test_a_stream_is_read_once_and_comes_near_the_truth():
@@ -109,6 +161,7 @@ def test_a_list_of_tables_is_a_stream_and_a_list_of_rows_is_a_table():
     assert is_stream([rows, rows])
     assert is_stream([np.array(rows)])
     assert is_stream(iter([rows]))
+    assert is_stream(stream(np.array(rows)))
     one, other = online([rows, rows], 1), online(iter([np.array(rows)] * 2), 1)
     assert all(torch.equal(*pair) for pair in zip(one.parameters, other.parameters, strict=True))
 
