@@ -31,6 +31,10 @@ def test_stays_where_em_and_cavi_end(algorithm, method, missing):
     assert found.objective == pytest.approx(end.objective, rel=1e-7)
     for one, other in zip(found.parameters, end.parameters, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3)
+    if algorithm == "em":
+        once = online(stream([X[:30], X[30:]]), 2, chunk_size=80, start=end.parameters)
+        assert once.n_iter == 1
+        assert once.objective == pytest.approx(end.objective, rel=1e-7)
 
 
 @pytest.mark.parametrize(("algorithm", "method", "prior"), [("em", "em", Prior()), ("vb", "cavi", LOOSE)])
