@@ -14,6 +14,7 @@ import torch
 from scipy.sparse import csr_array, issparse
 from torch import Tensor
 
+from zipmix.models.memory import check_room
 from zipmix.models.parameters import InputError
 from zipmix.models.rows import CHUNK, DenseRows, Letters, SparseRows, cut, dense_rows, ones_like, spell
 
@@ -46,6 +47,9 @@ class Source(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
 
     def tables(self) -> Iterator[Table]: ...
 
@@ -179,7 +183,18 @@ def as_counts(X: Tensor | csr_array) -> Counts:
 
 
 def as_dense(X: Tensor | csr_array) -> Tensor:
-    """A table as in Table, made dense, (N, D) float64."""
+    """A table as in Table, made dense, (N, D) float64.
+
+    Raises:
+        InputError: it would take more memory than is free.
+    """
+    if not isinstance(X, Tensor) or X.dtype != torch.float64:
+        N, D = X.shape
+        check_room(
+            8 * N * D,
+            f"X of {N} rows and {D} columns as a dense table of float64",
+            "take fewer columns or rows, or one of the methods em, online, cavi and gibbs, which take it as it is",
+        )
     if isinstance(X, Source):
         return torch.cat([as_dense(table.X) for table in X.tables()])
     return X.to(torch.float64) if isinstance(X, Tensor) else torch.from_numpy(X.toarray().astype(np.float64))

@@ -17,6 +17,7 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from zipmix.models.counts import Counts, Table, as_counts, check_cells
+from zipmix.models.memory import check_room
 from zipmix.models.parameters import InputError
 
 # Cells of a block of a dense table.
@@ -53,6 +54,11 @@ class Stream:
     def n_features(self) -> int:
         """D."""
         return len(self.names)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D)."""
+        return self.n_rows, self.n_features
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,6 +117,27 @@ class Stream:
             found.append(table.X[here if isinstance(table.X, Tensor) else here.numpy()])
             first += n_rows
         return as_counts(stacked(found))
+
+
+def whole(source: Stream) -> Tensor | csr_array:
+    """All rows as one table in memory.
+
+    Raises:
+        InputError: they take more memory than is free, or a shard cannot be read.
+    """
+    parts: list[Tensor | csr_array] = []
+    n_bytes = 0
+    for table in source.tables():
+        parts.append(table.X)
+        n_bytes += table.X.nbytes if isinstance(table.X, Tensor) else table.X.data.nbytes + table.X.indices.nbytes
+        # What has come so far is in memory already, and its copy as one table is to come.
+        check_room(
+            n_bytes,
+            f"a copy of the first {sum(part.shape[0] for part in parts)} of {source.n_rows} rows of "
+            f"{source.shards[0].source}",
+            "fit a zipmix.stream of it by method em or online",
+        )
+    return stacked(parts)
 
 
 def stacked(parts: Sequence[Tensor | csr_array]) -> Tensor | csr_array:

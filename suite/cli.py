@@ -33,13 +33,15 @@ app = typer.Typer(
 
 Table = Annotated[
     str,
-    typer.Argument(metavar="DATA", help="nmes1988, digits, or a file: .csv, .npy, .pkl.", show_default=False),
+    typer.Argument(
+        metavar="DATA", help="nmes1988, digits, or a file: .csv, .npy, .pkl, .parquet, .mtx, .h5ad.", show_default=False
+    ),
 ]
 TableOrStudy = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="nmes1988, digits, a file (.csv, .npy, .pkl), or a study of many runs (.toml).",
+        help="nmes1988, digits, a file (.csv, .npy, .pkl, .parquet, .mtx, .h5ad), or a study of many runs (.toml).",
         show_default=False,
     ),
 ]

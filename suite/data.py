@@ -1,4 +1,4 @@
-"""Tables of counts by name or from a file: the ones that ship with zipmix, CSV, .npy and coursework pickles."""
+"""Tables of counts by name or from a file: those that ship with zipmix, CSV, .npy, coursework pickles, sparse files."""
 
 import csv
 import difflib
@@ -6,20 +6,29 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scipy.sparse import csr_array
 from torch import Tensor
 
-from zipmix.models.counts import Table, as_table
+from zipmix.models.counts import Table, as_dense, as_table
+from zipmix.models.memory import check_room
 from zipmix.models.parameters import InputError
+from zipmix.models.stream import whole
+from zipmix.streams import h5ad_row_names, stream
 
 
 class Data(NamedTuple):
     """A table of counts and where it came from."""
 
-    X: Tensor  # (N, D) float64 counts, NaN where missing
+    X: Tensor | csr_array  # (N, D) counts, NaN where missing; float64 where dense
     names: tuple[str, ...]  # D names of columns
     labels: tuple[str, ...] | None  # N known groups of the rows, where there are any
     source: str  # in words
     row_names: tuple[str, ...] | None = None  # N names of rows, where the table has them
+
+    @property
+    def X_ND(self) -> Tensor:
+        """The counts made dense, float64, for what needs every cell."""
+        return as_dense(self.X)
 
 
 def load_data(name_or_path: str | Path) -> Data:
@@ -28,33 +37,46 @@ def load_data(name_or_path: str | Path) -> Data:
     Args:
         name_or_path: "nmes1988" (six health-care counts of 4 406 people), "digits" (pixels of 1 797 handwritten digits,
             labels kept), or a file: .csv (a header row; an empty cell or NA is missing; a first column without a name
-            holds names of rows), .npy, or a coursework .pkl.
+            holds names of rows), .npy, a coursework .pkl, or what zipmix.stream reads as well: .parquet, .mtx, .mtx.gz
+            and .h5ad.
     Returns:
-        The counts with names of columns, known labels of rows and their source.
+        The counts with names of columns, known labels of rows and their source; sparse from .mtx and a sparse .h5ad.
     Raises:
-        InputError: an unknown name, no such file, a kind of file that is not read, or a table that is no counts.
+        InputError: an unknown name, no such file, a kind of file that is not read, a table that is no counts, or one
+            that takes more memory than is free.
     """
     name = str(name_or_path)
     if name in BUILT_IN:
         return BUILT_IN[name]()
     path = Path(name)
-    reader = READERS.get(path.suffix.lower())
-    if reader is None and not path.suffix:
+    kind = next((ending for ending in (*READERS, *STREAMED) if path.name.lower().endswith(ending)), None)
+    if kind is None and not path.suffix:
         close = difflib.get_close_matches(name, BUILT_IN, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise InputError(
             f"data: {name!r} is neither a data set of zipmix ({', '.join(BUILT_IN)}) nor a file ending in "
-            f"{', '.join(READERS)}.{hint}"
+            f"{', '.join((*READERS, *STREAMED))}.{hint}"
         )
     if not path.is_file():
         raise InputError(f"data: there is no file {name!r}; give a path or one of {', '.join(BUILT_IN)}.")
-    if reader is None:
-        raise InputError(f"data: {name!r} is of a kind that is not read; allowed are {', '.join(READERS)}.")
+    if kind is None:
+        allowed = ", ".join((*READERS, *STREAMED))
+        raise InputError(f"data: {name!r} is of a kind that is not read; allowed are {allowed}.")
+    if kind in STREAMED:
+        return _streamed(path, kind)
+    check_room(path.stat().st_size, str(path), "make it smaller, or fit a zipmix.stream of a .npy or .parquet file")
     try:
-        table = reader(path)
+        table = READERS[kind](path)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return Data(table.X_ND, table.names, None, str(path), table.row_names)
+
+
+def _streamed(path: Path, kind: str) -> Data:
+    rows = stream(path)
+    X = whole(rows)
+    row_names = h5ad_row_names(path) if kind == ".h5ad" else None
+    return Data(as_dense(X) if isinstance(X, Tensor) else X, rows.names, None, str(path), row_names)
 
 
 def _nmes1988() -> Data:
@@ -153,3 +175,4 @@ def _pickle(path: Path) -> Table:
 
 BUILT_IN = {"nmes1988": _nmes1988, "digits": _digits}
 READERS = {".csv": _csv, ".npy": _npy, ".pkl": _pickle, ".pickle": _pickle}
+STREAMED = (".parquet", ".mtx", ".mtx.gz", ".h5ad")

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from zipmix.inference.result import Fit, Restarts
+from zipmix.models.counts import as_dense
 from zipmix.models.kernel import log_zero, logs
 from zipmix.models.parameters import Parameters
 from zipmix.plates import plot_plates
@@ -193,7 +194,7 @@ def plot_rootogram(fit: Fit, column: int, ax: Axes | None = None) -> Axes:
         column: number of the column.
     """
     ax = ax or _axes(6.0, 3.6)
-    x_N = fit.X[:, column]
+    x_N = as_dense(fit.X)[:, column]
     x_N = x_N[~x_N.isnan()]
     last = min(int(np.quantile(x_N.numpy(), 0.99)) + 2, ROOTOGRAM_BARS) if len(x_N) else 1
     counts = torch.arange(last, dtype=torch.float64)
@@ -235,10 +236,11 @@ def plot_structural_zeros(fit: Fit, ax: Axes | None = None) -> Axes:
     Args:
         fit: with its data.
     """
-    shown = _spaced(fit.X.shape[1])
+    X_ND = as_dense(fit.X)
+    shown = _spaced(X_ND.shape[1])
     ax = ax or _axes(min(12.0, max(4.5, 1.6 + 0.5 * len(shown))), 3.6)
-    at, observed = np.arange(len(shown)), (~fit.X.isnan()).sum(0).clamp_min(1).numpy()[shown]
-    zero_ND = fit.X == 0
+    at, observed = np.arange(len(shown)), (~X_ND.isnan()).sum(0).clamp_min(1).numpy()[shown]
+    zero_ND = X_ND == 0
     structural = torch.where(zero_ND, fit.structural_zeros(), 0.0).sum(0).numpy()[shown] / observed
     zeros = zero_ND.sum(0).numpy()[shown] / observed
     ax.bar(at, structural, color=COLOURS[0], label="structural")
@@ -253,7 +255,7 @@ def comparison_figures(comparison: "Comparison") -> dict[str, Figure]:
     """The figures of a report, by name."""
     c = comparison
     reference = c.fits[c.reference]
-    figures = {"counts": _figure(plot_counts(c.data.X, c.coclustering.rows, _axes(6.0, 3.6)))}
+    figures = {"counts": _figure(plot_counts(c.data.X_ND, c.coclustering.rows, _axes(6.0, 3.6)))}
     if set(c.fits) != {"exact"}:  # which has no iterations
         figures["objective"] = _figure(plot_objective(c.fits))
     if c.shown_restarts is not None:

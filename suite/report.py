@@ -149,7 +149,7 @@ def read_comparison(folder: str | Path) -> Comparison:
 def as_record(comparison: Comparison) -> dict[str, Any]:
     """Every number of a comparison as plain containers, fit for JSON: NaN and infinity become null."""
     c = comparison
-    X_ND = c.data.X
+    X_ND = c.data.X_ND
     return plain(
         {
             "schema": SCHEMA,

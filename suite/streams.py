@@ -161,6 +161,14 @@ def _index(frame: Any) -> tuple[str, ...]:
     return tuple(str(name) for name in (text.asstr() if text.dtype.kind == "O" else text)[:])
 
 
+def h5ad_row_names(path: Path) -> tuple[str, ...]:
+    """The obs_names of an .h5ad file that can be streamed."""
+    import h5py
+
+    with h5py.File(path) as file:
+        return _index(file["obs"])
+
+
 def _column_entries(path: Path, advance: Callable[[int], None]) -> Iterator[np.ndarray]:
     """The entries of a CSC table, some hundred thousand at a time."""
     import h5py

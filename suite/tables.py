@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
-from torch import Tensor
 
 from zipmix.verdict import interval
 
@@ -127,10 +126,11 @@ def restarts_table(c: "Comparison") -> TextTable:
 def columns_table(c: "Comparison") -> TextTable:
     """The columns of the data at a glance."""
     rows = []
+    X_ND = c.data.X_ND
     for d, name in enumerate(c.data.names):
-        x_N: Tensor = c.data.X[:, d]
+        x_N = X_ND[:, d]
         x_N = x_N[~x_N.isnan()]
-        missing = len(c.data.X) - len(x_N)
+        missing = len(X_ND) - len(x_N)
         if not len(x_N):
             rows.append((name, "", "", "", "", "", str(missing)))
             continue

@@ -125,7 +125,7 @@ def _cells(study: Study, folder: Path) -> tuple[Cell, ...]:
     stems: set[str] = set()
     for name in study.data:
         place = str(folder / name) if Path(name).suffix else name
-        X_ND = load_data(place).X
+        X_ND = load_data(place).X_ND
         digest = hashlib.sha256(repr(tuple(X_ND.shape)).encode() + X_ND.numpy().tobytes()).hexdigest()[:16]
         # Folders are named for people, whatever the data are called.
         plain = stem = re.sub(r"\W+", "-", Path(name).stem, flags=re.ASCII).strip("-")[:40] or "data"

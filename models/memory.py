@@ -1,0 +1,27 @@
+"""The memory that the machine has left."""
+
+import psutil
+
+from zipmix.models.parameters import InputError
+
+# Bytes that are never asked about.
+SMALL = 2**26
+
+
+def check_room(n_bytes: int, what: str, instead: str) -> None:
+    """Refuses work that would take more memory than is free.
+
+    Args:
+        n_bytes: that the work takes.
+        what: takes them, in words.
+        instead: what to do instead, in words.
+    Raises:
+        InputError: fewer bytes are free.
+    """
+    if n_bytes <= SMALL:
+        return
+    free = psutil.virtual_memory().available
+    if n_bytes > free:
+        raise InputError(
+            f"{what} takes {n_bytes / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free; {instead}."
+        )
