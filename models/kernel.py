@@ -164,7 +164,7 @@ def responsibilities(log_joint_NK: Tensor) -> tuple[Tensor, Tensor]:
     least = math.log(torch.finfo(log_joint_NK.dtype).tiny) / 2
     R_NK = _exp_(log_joint_NK.sub_(top).clamp_min_(least))
     total = R_NK.sum(-1, keepdim=True)
-    return R_NK.mul_(total.reciprocal()), (top + total.log()).squeeze(-1)
+    return R_NK.mul_(total.reciprocal()), top.add_(total.log_()).squeeze(-1)
 
 
 def _exp_(table: Tensor) -> Tensor:
@@ -238,12 +238,13 @@ def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dt
         log_likelihood = torch.zeros(batch[:-1], dtype=torch.float64)
         for _, rows, scores_JN, beyond_B, exact_JB in _scored(counts, start, stop, table, single):
             # Responsibilities take the place of the scores, and ones that of the reach, which sum up A itself.
-            R_NK, log_likelihood_N = responsibilities(scores_JN[:J].unflatten(0, batch).mT)
+            R_NK, log_likelihood_N = responsibilities(scores_JN[:J].view(*batch, -1).mT)
             if len(beyond_B):
-                R_BK, log_likelihood_B = responsibilities(exact_JB[:J].unflatten(0, batch).mT)
+                R_BK, log_likelihood_B = responsibilities(exact_JB[:J].view(*batch, -1).mT)
                 R_NK[..., beyond_B, :] = R_BK.to(R_NK.dtype)
                 log_likelihood_N = log_likelihood_N.to(torch.float64).index_copy(-1, beyond_B, log_likelihood_B)
-            scores_JN[J:] = 1.0
+            if single is not None:
+                scores_JN[J] = 1.0
             rows.add_sums(scores_JN, sums)
             n_K += R_NK.sum(-2)
             log_likelihood += log_likelihood_N.sum(-1, dtype=torch.float64)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, reduce
+from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -42,8 +43,9 @@ class DenseRows(NamedTuple):
 
     def scores(self, W_EJ: Tensor, bias_J: Tensor) -> Tensor:
         """(A @ W + bias).T, (J, N)."""
-        at_a_time = len(W_EJ) if W_EJ.dtype == torch.float64 else SINGLE_COLUMNS
-        W, A = W_EJ.split(at_a_time), self.A_NE.split(at_a_time, dim=1)
+        if W_EJ.dtype == torch.float64:
+            return torch.addmm(bias_J[:, None], W_EJ.T, self.A_NE.T)
+        W, A = W_EJ.split(SINGLE_COLUMNS), self.A_NE.split(SINGLE_COLUMNS, dim=1)
         scores_JN = torch.addmm(bias_J[:, None], W[0].T, A[0].T)
         for W_BJ, A_NB in zip(W[1:], A[1:], strict=True):
             scores_JN.addmm_(W_BJ.T, A_NB.T)
@@ -74,7 +76,8 @@ class SparseRows(NamedTuple):
             sums_EJ += block.T @ R_NJ
 
     def _split(self, table_EJ: np.ndarray) -> list[np.ndarray]:
-        return np.split(table_EJ, np.cumsum([block.shape[1] for block in self.blocks])[:-1])
+        widths = [block.shape[1] for block in self.blocks]
+        return [table_EJ[stop - width : stop] for width, stop in zip(widths, accumulate(widths), strict=True)]
 
 
 def dense_rows(X_ND: Tensor, missing_ND: Tensor | None, out_NE: Tensor) -> DenseRows:
