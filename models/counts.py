@@ -161,7 +161,7 @@ def as_counts(X: Tensor | csr_array) -> Counts:
     if isinstance(X, Source):
         return cast(Counts, X)
     if isinstance(X, Tensor):
-        missing = X.isnan()
+        missing = X.isnan() if X.is_floating_point() else torch.zeros(0, dtype=torch.bool)
         whole = _smallest(X.nan_to_num(0.0) if bool(missing.any()) else X)
         log_factorial_N = torch.cat([_log_factorial(rows).sum(1) for rows in whole.split(_step(whole))])
         return Counts(whole, missing if bool(missing.any()) else None, log_factorial_N)
@@ -271,6 +271,8 @@ def check_cells(X: Tensor | csr_array, names: tuple[str, ...], first_row: int = 
         InputError: negative, fractional or infinite cells, or counts over 1e12.
     """
     cells = X if isinstance(X, Tensor) else torch.from_numpy(X.data)
+    if not cells.is_floating_point() and (cells.numel() == 0 or _are_counts(*cells.aminmax())):
+        return
     kinds = {"infinite": torch.isinf, "negative": lambda part: part < 0}
     if cells.is_floating_point() or cells.dtype == torch.int64:
         kinds["too large (over 1e12)"] = lambda part: part > LARGEST
@@ -292,6 +294,10 @@ def check_cells(X: Tensor | csr_array, names: tuple[str, ...], first_row: int = 
                 f"{source} has {n_bad} {word} cell(s), the first in row {first_row + i}, column {d} ({names[d]!r}): "
                 f"{cells.flatten()[first].item():g}; {ALLOWED}."
             )
+
+
+def _are_counts(least: Tensor, most: Tensor) -> bool:
+    return int(least) >= 0 and int(most) <= LARGEST
 
 
 def _step(cells: Tensor) -> int:
