@@ -112,7 +112,7 @@ EDGE = 35.0
 
 
 def adam(X: np.ndarray, theta: Parameters, prior: Prior, n_steps: int) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-    """MAP by NumPyro's own means: SVI with AutoDelta and Adam at a rate of 0.02; ten times the steps."""
+    """MAP by NumPyro's own means: SVI with AutoDelta and Adam at a rate of 0.02."""
     from numpyro.contrib.funsor import config_enumerate
     from numpyro.handlers import block
     from numpyro.infer import SVI, TraceEnum_ELBO
@@ -130,7 +130,7 @@ def adam(X: np.ndarray, theta: Parameters, prior: Prior, n_steps: int) -> Callab
 
     def run() -> tuple[np.ndarray, np.ndarray]:
         began, state, objective, seconds = time.perf_counter(), first, [], []
-        for _ in range(10 * n_steps):
+        for _ in range(n_steps):
             state, loss = step(state, X_ND)
             objective.append(-float(loss))
             seconds.append(time.perf_counter() - began)

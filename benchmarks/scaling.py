@@ -20,7 +20,7 @@ AXES: Sizes = {
     "D": dict(n=(50_000,), d=(25, 50, 100, 200, 400), k=(20,)),
     "K": dict(n=(50_000,), d=(100,), k=(5, 10, 20, 40, 80)),
     # Wide enough for products with the non-zeros to outweigh the softmax, which no zero shortens.
-    "density": dict(n=(20_000,), d=(1_000,), k=(40,), density=(0.01, 0.03, 0.1, 0.3)),
+    "density": dict(n=(5_000,), d=(4_000,), k=(40,), density=(0.01, 0.03, 0.1, 0.3)),
 }
 LETTER = {"N": "n", "D": "d", "K": "k", "density": "density"}
 

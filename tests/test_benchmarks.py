@@ -324,7 +324,7 @@ def test_the_command_writes_keeps_and_checks(tmp_path, monkeypatch, capsys):
     value = 4.0
 
     def case():
-        row = {"contestant": "a", **harness.spread([1.0]), "versions": {}}
+        row = {"contestant": "a", **harness.spread([1.0]), "versions": {"zipmix": "0"}}
         return Outcome("a case", [row], [Finding("fast", value, 2.0, ratio=True)])
 
     monkeypatch.setattr(speed, "cases", lambda: dict.fromkeys(speed.NAMES, case))
