@@ -116,8 +116,8 @@ def fits(tables: Sequence[Problem] | None = None, n_steps: int = 200, repeats: i
         [row for outcome in each for row in outcome.rows],
         [finding for outcome in each for finding in outcome.findings],
         (
-            f"Until the log posterior is within {ENOUGH:g} (relative) of the best that was reached from the start, which is"
-            f" 5 passes of EM after k-means++. Adam alone takes {n_steps} steps.",
+            f"Until the log posterior is within {ENOUGH:g} (relative) of the best reached from the start, which"
+            f" is 5 passes of EM after k-means++. Adam alone takes {n_steps} steps.",
         ),
         each[0].left_out,
     )

@@ -1,6 +1,7 @@
 """What is written: results/benchmarks.json, every row with its machine, versions and command, and benchmarks.md."""
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,14 @@ def as_page(cases: dict[str, Any]) -> str:
             if finding.asked is not None
         ]
     for case in cases.values():
-        lines += ["", f"## {case['title']}", "", f"`{case['command']}`, {case['seconds']:.0f} s"]
-        if len(machines) > 1:
-            lines[-1] += f", on {case['machine']}"
-        lines += ["", *table(case["rows"])]
-        lines += [
-            "",
-            *(f"- {finding.what}: **{shown(finding.measured)}**{told(finding)}" for finding in findings(case)),
-        ]
+        same = common(case["rows"])
+        said = [f"`{case['command']}`", f"{case['seconds']:.0f} s in all"]
+        said += [f"{same['repeats']} repeats"] if same.get("repeats", 1) > 1 else []
+        said += [shown(same["versions"])] if "versions" in same else []
+        said += [case["machine"]] if len(machines) > 1 else []
+        lines += ["", f"## {case['title']}", "", "; ".join(said) + ".", "", *table(case["rows"], hidden=same)]
+        found = [f"- {finding.what}: **{shown(finding.measured)}**{told(finding)}" for finding in findings(case)]
+        lines += ["", *found] if found else []
         for sentence in (*case["notes"], *case["left_out"]):
             lines += ["", sentence]
     return "\n".join(lines) + "\n"
@@ -94,13 +95,15 @@ def told(finding: Finding) -> str:
     return "" if finding.asked is None else f" ({bound(finding)} asked: {verdict(finding)})"
 
 
-# The page says them once.
-HIDDEN = ("machine", "command")
+def common(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a page need not say row by row, since it is the same in all of them."""
+    first = {key: rows[0][key] for key in ("machine", "command", "versions", "repeats")}
+    return {key: value for key, value in first.items() if all(row[key] == value for row in rows)}
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
+def table(rows: list[dict[str, Any]], hidden: Container[str]) -> list[str]:
     """Rows as a Markdown table; a column that is empty in all of them is left out."""
-    columns = list(dict.fromkeys(key for row in rows for key in row if key not in HIDDEN))
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in hidden))
     columns = [key for key in columns if any(row.get(key) not in ("", None) for row in rows)]
     lines = ["| " + " | ".join(map(heading, columns)) + " |", "|---" * len(columns) + "|"]
     return lines + ["| " + " | ".join(shown(row.get(key)) for key in columns) + " |" for row in rows]
