@@ -334,8 +334,11 @@ def _refuse_text_columns(frame: Any) -> None:
         bad = column.notna() & no_count
         if bad.any():
             i = int(bad.to_numpy().argmax())
-            names_rows = d == 0 and len(bad) > 1 and bool(bad.all())
-            hint = " (does it name the rows? then leave it out, or its header empty)" if names_rows else ""
+            hint = ""
+            if column[bad].astype(str).str.fullmatch(r"\d{1,3}(,\d{3})+").all():
+                hint = " (does the comma part thousands? then write them without it)"
+            elif d == 0 and len(bad) > 1 and bool(bad.all()):
+                hint = " (does it name the rows? then leave it out, or its header empty)"
             raise InputError(
                 f"X has {int(bad.sum())} cell(s) that are no numbers, the first in row {i}, column {d} "
                 f"({str(name)!r}): {column.iloc[i]!r}{hint}; {ALLOWED}."

@@ -67,6 +67,8 @@ def run_methods(
                 with peak_memory() as peak, time_budget(budget):
                     fits[name] = fit(X_ND, K, name, prior=prior, seed=seed, **own)
                 memory[name] = peak.bytes
+            except KeyboardInterrupt:  # inside its iterations a method hands back what it has; here it had nothing yet
+                failures[name] = "interrupted by the user before there was anything to hand back"
             except Exception as error:  # whatever one method does, the others are still worth their time
                 failures[name] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             advance()

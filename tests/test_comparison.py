@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import wraps
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -139,6 +140,18 @@ def test_a_method_that_fails_stops_nothing() -> None:
     assert list(compared.fits) == ["em"]
     assert "rows" in compared.failures["exact"]
     assert any("exact did not run" in sentence for sentence in compared.verdict.sentences)
+
+
+def test_ctrl_c_before_a_method_has_anything_stops_that_method_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    @wraps(zipmix.METHODS["cavi"])
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(zipmix.METHODS, "cavi", interrupted)
+    drawn = zipmix.simulate(60, 2, 2, seed=1)
+    compared = compare(drawn.X, 2, methods=("cavi", "em"), n_starts=2, n_chains=1, held_out=0)
+    assert list(compared.fits) == ["em"]
+    assert "interrupted by the user" in compared.failures["cavi"]
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,16 @@ def test_a_column_of_names_is_told_from_a_cell_of_text(tmp_path):
         load_data(path)
 
 
+def test_commas_that_part_thousands_are_told_as_such(tmp_path):
+    path = tmp_path / "thousands.csv"
+    path.write_text('a,b\n3,"1,234"\n0,"12,345,678"\n')
+    with pytest.raises(InputError, match=r"'1,234' \(does the comma part thousands\? then write them without it\)"):
+        load_data(path)
+    path.write_text('a,b\n3,"1,234"\n0,"1,23"\n')
+    with pytest.raises(InputError, match=r"'1,234'; counts are"):
+        load_data(path)
+
+
 def test_csv_in_another_encoding_is_refused_as_such(tmp_path):
     path = tmp_path / "latin.csv"
     path.write_bytes("größe,b\n1,2\n".encode("latin-1"))
