@@ -117,7 +117,10 @@ def large(n: int = 60_000_000, d: int = 100, k: int = 5, n_iter: int = 2, block:
         theta = write_table(table, n, d, k, block)
         np.savez(point, **theta)
         peaks, found = {}, {}
-        for name, source in (("stream", f"zipmix.stream({str(table)!r})"), ("memory", f"np.load({str(table)!r})")):
+        for name, source in (
+            ("stream", f"zipmix.stream({str(table)!r})"),
+            ("memory", f"np.load({str(table)!r}, mmap_mode='r')"),
+        ):
             out = Path(folder) / f"{name}.npz"
             peaks[name] = alone(FIT.format(theta=str(point), source=source, k=k, n_iter=n_iter, out=str(out)))
             found[name] = dict(np.load(out))

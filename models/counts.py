@@ -163,7 +163,10 @@ def as_counts(X: Tensor | csr_array) -> Counts:
     if isinstance(X, Tensor):
         missing = X.isnan() if X.is_floating_point() else torch.zeros(0, dtype=torch.bool)
         whole = _smallest(X.nan_to_num(0.0) if bool(missing.any()) else X)
-        log_factorial_N = torch.cat([_log_factorial(rows).sum(1) for rows in whole.split(_step(whole))])
+        # Into memory that is there: small results kept between large temporaries would hold on to the room of these.
+        log_factorial_N = torch.empty(len(whole), dtype=torch.float64)
+        for rows, out_N in zip(whole.split(_step(whole)), log_factorial_N.split(_step(whole)), strict=True):
+            torch.sum(_log_factorial(rows), 1, out=out_N)
         return Counts(whole, missing if bool(missing.any()) else None, log_factorial_N)
     missing = np.isnan(X.data)
     whole, absent = X, None
