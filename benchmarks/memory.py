@@ -29,7 +29,7 @@ else:
 
 
 def contestants(
-    n: int = 200_000, d: int = 100, k: int = 20, part: int = 20_000, only: Sequence[str] | None = None
+    n: int = 200_000, d: int = 100, k: int = 20, part: int = 10_000, only: Sequence[str] | None = None
 ) -> Outcome:
     """What each contestant of the pass takes, from its own copy of the table on."""
     X, theta = drawn(n, d, k)
@@ -80,7 +80,7 @@ columns = rng.integers(D // each, size=(N, each), dtype=np.int32)
 columns += np.arange(each, dtype=np.int32) * (D // each)
 counts = rng.geometric(0.5, size=N * each).astype(np.uint8)
 X = sp.csr_array((counts, columns.ravel(), np.arange(0, N * each + 1, each, dtype=np.int32)), shape=(N, D))
-zipmix.fit(X, {k}, n_starts=1, race=None, split_merge=0, max_iter=2)
+zipmix.fit(X, {k}, n_starts=1, annealing=0, race=None, split_merge=0, max_iter=2)
 """
 
 
@@ -101,7 +101,8 @@ import numpy as np, torch, zipmix
 from zipmix import Parameters
 start = Parameters(*map(torch.from_numpy, np.load({theta!r}).values()))
 X = {source}
-done = zipmix.fit(X, {k}, start=start, race=None, split_merge=0, accelerate=False, max_iter={n_iter})
+search = dict(annealing=0, race=None, split_merge=0)
+done = zipmix.fit(X, {k}, start=start, **search, accelerate=False, max_iter={n_iter})
 np.savez({out!r}, objective=done.objective, **{{name: v.numpy() for name, v in done.parameters._asdict().items()}})
 print(done.seconds)
 """
