@@ -14,6 +14,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from zipmix.models.progress import bar
+
 State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
 
 # When the method at work is to end, as time.perf_counter tells it.
@@ -163,16 +165,8 @@ def settled(trace: Tensor, reason: str) -> tuple[bool, str]:
 @contextmanager
 def progress_bar(total: int | None, label: str, *, enabled: bool) -> Iterator[Callable[[], None]]:
     """A bar on stderr with time left, where the total is known; the callable it hands out advances it by one."""
-    if not enabled:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda: bar.advance(task)
+    with bar(total, label, enabled=enabled) as advance:
+        yield lambda: advance(1)
 
 
 def joined(one: State, other: State) -> State:

@@ -5,9 +5,7 @@ time it is read; no more than one block is in memory.
 """
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,6 +17,7 @@ from torch import Tensor
 from zipmix.models.counts import Counts, Table, as_counts, check_cells
 from zipmix.models.memory import check_room
 from zipmix.models.parameters import InputError
+from zipmix.models.progress import bar
 
 # Cells of a block of a dense table.
 BLOCK_CELLS = 2**22
@@ -71,7 +70,7 @@ class Stream:
         Raises:
             InputError: a shard holds other rows than when the stream was made, or cells that are no counts.
         """
-        with rate_bar(self.n_rows, f"pass {next(self.passes)}", "rows", enabled=self.progress) as advance:
+        with bar(self.n_rows, f"pass {next(self.passes)}", "rows", enabled=self.progress) as advance:
             for shard in self.shards:
                 seen = 0
                 for block in shard.read(self.block_rows):
@@ -147,34 +146,6 @@ def stacked(parts: Sequence[Tensor | csr_array]) -> Tensor | csr_array:
     if all(isinstance(part, Tensor) for part in parts):
         return torch.cat(list(parts))
     return csr_array(vstack([csr_array(part) for part in parts], format="csr"))
-
-
-@contextmanager
-def rate_bar(total: int, label: str, unit: str, *, enabled: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with what is done per second and time left; the callable it hands out says what is done."""
-    if not enabled:
-        yield lambda n: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn(f"{{task.completed:,.0f}} of {{task.total:,.0f}} {unit}"),
-        TextColumn(f"{{task.fields[rate]:,.0f}} {unit}/s"),
-        TimeRemainingColumn(),
-    )
-    began, seen = time.perf_counter(), 0
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total, rate=0.0)
-
-        def advance(n: int) -> None:
-            nonlocal seen
-            seen += n
-            bar.update(task, advance=n, rate=seen / (time.perf_counter() - began))
-
-        yield advance
 
 
 def block_rows_for(n_features: int) -> int:

@@ -14,7 +14,8 @@ import numpy as np
 
 from zipmix.models.counts import default_names
 from zipmix.models.parameters import InputError
-from zipmix.models.stream import Shard, rate_bar
+from zipmix.models.progress import bar
+from zipmix.models.stream import Shard
 from zipmix.row_order import ENTRY, shard_in_row_order
 
 
@@ -29,7 +30,7 @@ def matrix_market(path: Path, progress: bool) -> Shard:
     """
     head = _head_of(path)
     copies = 2 if head.symmetric else 1
-    with rate_bar(head.n_entries, str(path), "entries", enabled=progress) as advance:
+    with bar(head.n_entries, path.name, "entries", enabled=progress) as advance:
         return shard_in_row_order(
             _entries(path, head, advance),
             copies * head.n_entries,

@@ -11,7 +11,8 @@ from torch import Tensor
 from zipmix.matrix_market import matrix_market
 from zipmix.models.counts import as_csr, as_table, default_names
 from zipmix.models.parameters import InputError, check_flag, check_whole
-from zipmix.models.stream import Shard, Stream, as_numbers, block_rows_for, rate_bar, same_columns, table_shard
+from zipmix.models.progress import bar
+from zipmix.models.stream import Shard, Stream, as_numbers, block_rows_for, same_columns, table_shard
 from zipmix.row_order import ENTRY, shard_in_row_order
 
 
@@ -133,7 +134,7 @@ def _h5ad(path: Path, progress: bool) -> Shard:
     if len(names) != n_columns:
         raise InputError(f"{path} has {n_columns} columns in X and {len(names)} in var; write it again with AnnData.")
     if kind == "csc_matrix":
-        with rate_bar(n_entries, str(path), "entries", enabled=progress) as advance:
+        with bar(n_entries, path.name, "entries", enabled=progress) as advance:
             entries = _column_entries(path, advance)
             return shard_in_row_order(entries, n_entries, source=str(path), n_rows=n_rows, names=names)
 

@@ -1,10 +1,10 @@
 """Streams: every kind of file gives the fit of the table in memory, and says what is wrong with it and where."""
 
-import contextlib
 import gzip
-import io
+import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from anndata import AnnData
 
 import zipmix
 from zipmix import InputError, Prior
+from zipmix.inference.loop import progress_bar
 
 NAN = float("nan")
 N, D, K = 400, 6, 3
@@ -189,14 +190,30 @@ def test_what_cannot_be_streamed_is_refused_in_a_sentence(make, message, tmp_pat
         zipmix.stream(make(tmp_path))
 
 
-def test_progress_shows_rows_per_second_and_time_left(X, tmp_path, monkeypatch):
-    shown = io.StringIO()
+@pytest.fixture
+def screen(monkeypatch, capsys):
+    """What is drawn on a terminal of 120 columns since it was last asked for."""
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with contextlib.redirect_stderr(shown):
-        list(zipmix.stream(npy(tmp_path / "x", X), block_rows=50, progress=True))
-    assert "400 of 400 rows" in shown.getvalue()
-    assert "rows/s" in shown.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    return lambda: re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+
+
+def test_progress_shows_rows_per_second_and_time_left(X, tmp_path, screen):
+    list(zipmix.stream(npy(tmp_path / "x", X), block_rows=50, progress=True))
+    assert re.search(r"pass 1 ━+ 400 of 400 rows [\d,]+ rows/s 0:00:00", screen())
+
+
+def test_progress_of_a_pass_stands_below_that_of_the_method(X, tmp_path, screen):
+    """One display for both: two would draw over each other."""
+    source = zipmix.stream(npy(tmp_path / "x", X), block_rows=50, progress=True)
+    with progress_bar(2, "em", enabled=True) as advance:
+        for _ in range(2):
+            for _ in source:
+                time.sleep(0.04)  # ten frames a second are drawn
+            advance()
+    both = r"em +[╸╺━ ]+ 1 of 2 .*\npass 2 [╸╺━ ]+ \d+ of 400 rows +[\d,]+ rows/s \d:\d\d:\d\d"
+    assert re.search(both, screen())
 
 
 LARGE = """
