@@ -24,6 +24,7 @@ from zipmix.inference.result import Fit, Problem, Restarts, pose
 from zipmix.inference.split_merge import proposals
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, log_density, mode
+from zipmix.models.counts import Counts
 from zipmix.models.kernel import expectation, logs
 from zipmix.models.parameters import InputError, Parameters, Prior, check_flag, check_real, check_whole, require_mode
 from zipmix.models.rows import threads_for_parts
@@ -129,6 +130,8 @@ def em(
     if dtype not in get_args(Precision):
         raise InputError(f"dtype must be 'float64' or 'float32', got {dtype!r}.")
     precision: torch.dtype = getattr(torch, dtype)
+    if dtype == "float32" and isinstance(problem.counts, Counts):
+        problem = problem._replace(counts=problem.counts.totalled())
     step = squarem_step if accelerate else em_step
 
     def run(theta: Parameters, race: Race | None, label: str) -> tuple[State, Loop]:

@@ -63,6 +63,7 @@ class Counts(NamedTuple):
     missing: Tensor | csr_array | None  # (N, D) bool; None where no cell is missing
     log_factorial_N: Tensor  # (N,)  sum over d of log x_id!
     letters: Letters | None = None  # the same counts in letters, where they are sparse and of few kinds
+    total_E: Tensor | None = None  # what totals returns, where it has been worked out beforehand
 
     @property
     def n_rows(self) -> int:
@@ -130,6 +131,19 @@ class Counts(NamedTuple):
         """The factor W of A @ W as the chunks multiply it: B @ W where they are spelt in letters, W elsewhere."""
         W_EJ = W_EJ[: self.n_columns]
         return W_EJ if self.letters is None else torch.from_numpy(self.letters.B_UE.astype(_numpy(W_EJ)) @ W_EJ.numpy())
+
+    def totals(self) -> Tensor:
+        """The sums over rows of the columns of A as the chunks hold it, (E,) float64."""
+        if self.total_E is not None:
+            return self.total_E
+        sums_1E = self.no_sums(1)
+        for chunk, rows in self.chunks(0, self.n_rows, 1, torch.float64):
+            rows.add_sums(torch.ones(1, chunk.stop - chunk.start, dtype=torch.float64), sums_1E)
+        return sums_1E[0]
+
+    def totalled(self) -> "Counts":
+        """The same counts, with their totals worked out once and for all."""
+        return self._replace(total_E=self.totals())
 
     def no_sums(self, n_products: int) -> Tensor:
         """Zeros to which the chunks add R @ A, for J products."""

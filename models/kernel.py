@@ -231,21 +231,18 @@ def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dt
     table = weights(counts, logs, power)
     J, batch = len(table.bias_J), table.batch
     single = _single(counts, table, dtype)
-    n_scores = J if single is None else J + 1
 
     def part(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        sums, n_K = counts.no_sums(n_scores), torch.zeros(batch, dtype=torch.float64)
+        sums, n_K = counts.no_sums(J), torch.zeros(batch, dtype=torch.float64)
         log_likelihood = torch.zeros(batch[:-1], dtype=torch.float64)
         for _, rows, scores_JN, beyond_B, exact_JB in _scored(counts, start, stop, table, single):
-            # Responsibilities take the place of the scores, and ones that of the reach, which sum up A itself.
+            # Responsibilities take the place of the scores.
             R_NK, log_likelihood_N = responsibilities(scores_JN[:J].view(*batch, -1).mT)
             if len(beyond_B):
                 R_BK, log_likelihood_B = responsibilities(exact_JB[:J].view(*batch, -1).mT)
                 R_NK[..., beyond_B, :] = R_BK.to(R_NK.dtype)
                 log_likelihood_N = log_likelihood_N.to(torch.float64).index_copy(-1, beyond_B, log_likelihood_B)
-            if single is not None:
-                scores_JN[J] = 1.0
-            rows.add_sums(scores_JN, sums)
+            rows.add_sums(scores_JN[:J], sums)
             n_K += R_NK.sum(-2)
             log_likelihood += log_likelihood_N.sum(-1, dtype=torch.float64)
         return sums, n_K, log_likelihood
@@ -253,9 +250,9 @@ def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dt
     parts = in_parts(counts.n_rows, _width(counts, J), part)
     sums, n_K, log_likelihood = (sum(values[1:], start=values[0]) for values in zip(*parts, strict=True))
     if single is not None:
-        log_likelihood += (sums[J] @ single.level_EB + counts.n_rows * single.level_B).reshape(batch[:-1])
+        log_likelihood += single.total_level_B.reshape(batch[:-1])
     rho_KD = rho(logs)
-    expected = _from_sums(counts, n_K, sums[:J], lambda zeros_KD: rho_KD * zeros_KD)
+    expected = _from_sums(counts, n_K, sums, lambda zeros_KD: rho_KD * zeros_KD)
     return expected, log_likelihood - counts.log_factorial_N.sum()
 
 

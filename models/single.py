@@ -38,6 +38,7 @@ class Centred(NamedTuple):
     bias_J: Tensor
     level_EB: Tensor  # L, for each batch entry
     level_B: Tensor  # the same of the bias
+    total_level_B: Tensor  # A @ L and that of the bias, summed over rows
     longest: float  # reach up to which float32 will do
 
 
@@ -56,7 +57,8 @@ def centred(counts: Counts, W_EJ: Tensor, bias_J: Tensor, n_components: int) -> 
     table_EBK = table_EBK - level_EB[..., None]
     reach_E = torch.where(possible_EBK, table_EBK.abs(), 0.0).amax((1, 2))
     table_EJ = torch.cat([table_EBK.flatten(1), reach_E[:, None]], dim=1)
-    tables = Centred(table_EJ[:-1], table_EJ[-1], level_EB[:-1], level_EB[-1], torch.inf)
+    total_B = counts.totals() @ level_EB[:-1] + counts.n_rows * level_EB[-1]
+    tables = Centred(table_EJ[:-1], table_EJ[-1], level_EB[:-1], level_EB[-1], total_B, torch.inf)
     longest, share = _measured(counts, tables)
     return tables._replace(longest=longest) if share >= WORTH else None
 
