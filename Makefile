@@ -55,7 +55,7 @@ bench-check: $(VENV)/installed $(VENV)/peers
 	@echo "==> measuring the ratios again (a few minutes)"
 	$(BIN)/python benchmarks/speed.py --check
 
-$(VENV)/peers: $(VENV)/dependencies
+$(VENV)/peers: $(VENV)/dependencies | $(VENV)/installed
 	@echo "==> installing the programs to measure beside (a few minutes)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[bench]'
 	@touch $@
