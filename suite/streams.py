@@ -1,6 +1,7 @@
 """`zipmix.stream`: tables larger than memory from files, for `zipmix.fit` with method "em" or "online"."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,22 @@ def _parquet(path: Path, progress: bool) -> Shard:
             raise InputError(f"{path} has no numbers in column {d} ({field.name!r}) but {field.type}; leave it out.")
 
     def read(n: int) -> Iterator[Tensor]:
-        with ParquetFile(path) as file:
+        with _undamaged(path), ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=n):
                 yield as_numbers(np.stack([column.to_numpy(zero_copy_only=False) for column in batch.columns], axis=1))
 
     return Shard(str(path), n_rows, tuple(schema.names), read)
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Says of a file that opens and cannot be read to its end that it is damaged."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); write it again.") from None
 
 
 def _h5ad(path: Path, progress: bool) -> Shard:
@@ -135,11 +147,11 @@ def _h5ad(path: Path, progress: bool) -> Shard:
         raise InputError(f"{path} has {n_columns} columns in X and {len(names)} in var; write it again with AnnData.")
     if kind == "csc_matrix":
         with bar(n_entries, path.name, "entries", enabled=progress) as advance:
-            entries = _column_entries(path, advance)
+            entries = _column_entries(path, n_rows, advance)
             return shard_in_row_order(entries, n_entries, source=str(path), n_rows=n_rows, names=names)
 
     def read(n: int) -> Iterator[Tensor | csr_array]:
-        with h5py.File(path) as file:
+        with _undamaged(path), h5py.File(path) as file:
             X = file["X"]
             for start in range(0, n_rows, n):
                 stop = min(start + n, n_rows)
@@ -149,7 +161,10 @@ def _h5ad(path: Path, progress: bool) -> Shard:
                 indptr = X["indptr"][start : stop + 1]
                 cells = slice(int(indptr[0]), int(indptr[-1]))
                 parts = (X["data"][cells], X["indices"][cells], indptr - indptr[0])
-                yield as_csr(csr_array(parts, shape=(stop - start, n_columns)))
+                block = csr_array(parts, shape=(stop - start, n_columns))
+                # SciPy trusts what it is not asked to check, and would read outside of its memory.
+                block.check_format(full_check=True)
+                yield as_csr(block)
 
     return Shard(str(path), n_rows, names, read)
 
@@ -170,17 +185,21 @@ def h5ad_row_names(path: Path) -> tuple[str, ...]:
         return _index(file["obs"])
 
 
-def _column_entries(path: Path, advance: Callable[[int], None]) -> Iterator[np.ndarray]:
+def _column_entries(path: Path, n_rows: int, advance: Callable[[int], None]) -> Iterator[np.ndarray]:
     """The entries of a CSC table, some hundred thousand at a time."""
     import h5py
 
-    with h5py.File(path) as file:
+    with _undamaged(path), h5py.File(path) as file:
         X = file["X"]
         indptr = X["indptr"][:]
+        if indptr[0] != 0 or indptr[-1] != X["data"].size or (np.diff(indptr) < 0).any():
+            raise InputError(f"{path} is damaged: the columns of X do not follow one another; write it again.")
         for start in range(0, int(indptr[-1]), 500_000):
             values = X["data"][start : start + 500_000]
             some = np.empty(len(values), dtype=ENTRY)
             some["row"], some["value"] = X["indices"][start : start + 500_000], values
+            if ((some["row"] < 0) | (some["row"] >= n_rows)).any():
+                raise InputError(f"{path} is damaged: a cell of X is in none of its {n_rows} rows; write it again.")
             some["column"] = np.searchsorted(indptr, np.arange(start, start + len(values)), side="right") - 1
             yield some
             advance(len(values))

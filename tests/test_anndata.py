@@ -109,3 +109,12 @@ def test_h5ad_files_that_are_none_are_refused(change, message, X, tmp_path):
         change(file)
     with pytest.raises(InputError, match=message):
         zipmix.stream(tmp_path / "x.h5ad")
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix])
+@pytest.mark.parametrize(("array", "value"), [("indices", 10**6), ("indices", -1), ("indptr", 10**6)])
+def test_a_damaged_file_is_told_as_such(kind, array, value, X, tmp_path):
+    with h5py.File(h5ad(tmp_path / "x", X, kind), "r+") as file:
+        file["X"][array][3] = value
+    with pytest.raises(InputError, match=r"x.h5ad is damaged"):
+        list(zipmix.stream(tmp_path / "x.h5ad"))

@@ -164,6 +164,13 @@ def test_a_truncated_file_is_refused_before_any_work(write, message, X, tmp_path
         list(zipmix.stream(truncate(write(tmp_path / "half", X))))
 
 
+def test_a_parquet_file_that_is_damaged_within_is_told_as_such(X, tmp_path):
+    path = parquet(tmp_path / "x", X)
+    path.write_bytes(path.read_bytes()[:40] + bytes(400) + path.read_bytes()[440:])
+    with pytest.raises(InputError, match=r"x.parquet is damaged"):
+        list(zipmix.stream(path))
+
+
 def test_shards_that_differ_in_columns_are_refused_by_name(X, tmp_path):
     with pytest.raises(InputError, match=r"b.npy has 5 columns, and .*a.npy has 6"):
         zipmix.stream([npy(tmp_path / "a", X), npy(tmp_path / "b", X[:, :5])])
