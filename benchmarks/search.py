@@ -35,7 +35,7 @@ def acceleration(problems: Sequence[Problem] | None = None, max_iter: int = 4000
     rows, ratios, losses = [], [], []
     for seed, (name, X, k) in enumerate(problems or small_problems()):
         settings: dict[str, Any] = dict(
-            n_starts=5, race=None, split_merge=0, max_iter=max_iter, tolerance=1e-12, seed=seed
+            n_starts=5, annealing=0, race=None, split_merge=0, max_iter=max_iter, tolerance=1e-12, seed=seed
         )
         plain, bold = (zipmix.fit(X, k, accelerate=fast, **settings) for fast in (False, True))
         goal = min(plain.objective, bold.objective) - 1e-7 * abs(plain.objective)

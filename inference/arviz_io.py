@@ -148,13 +148,15 @@ def save(fit: Fit, path: Path, *, overwrite: bool) -> Path:
         ),
     }
     if fit.restarts is not None:
-        objective, n_iter, converged, trace = fit.restarts
+        objective, n_iter, converged, trace, left, rounds = fit.restarts
         groups["restarts"] = xr.Dataset(
             {
                 "objective": (("restart",), objective.numpy()),
                 "n_iter": (("restart",), n_iter.numpy()),
                 "converged": (("restart",), converged.to(torch.int8).numpy()),
                 "trace": (("iteration", "restart"), trace.numpy()),
+                "left": (("restart",), left.to(torch.int8).numpy()),
+                "round": (("restart",), rounds.numpy()),
             }
         )
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".nc.part")
@@ -193,8 +195,13 @@ def load(path: str | Path) -> Fit:
         raise InputError(f"path: {path} was saved by a newer zipmix ({metadata['version']}); install that version.")
     restarts = None
     if "restarts" in groups:
-        table = {name: _tensor(groups["restarts"], name) for name in ("objective", "n_iter", "converged", "trace")}
-        restarts = Restarts(table["objective"], table["n_iter"], table["converged"].bool(), table["trace"])
+        table = groups["restarts"]
+        objective, n_iter, converged, trace = (_tensor(table, name) for name in RESTARTS)
+        # A file may be older than races and moves.
+        left, rounds = (
+            _tensor(table, name) if name in table else torch.zeros_like(n_iter) for name in ("left", "round")
+        )
+        restarts = Restarts(objective, n_iter, converged.bool(), trace, left.bool(), rounds)
     return Fit(
         parameters=_parameters(groups["point"]),
         draws=_parameters(groups["posterior"]) if metadata["has_draws"] else None,
@@ -211,6 +218,7 @@ def load(path: str | Path) -> Fit:
     )
 
 
+RESTARTS = ("objective", "n_iter", "converged", "trace")
 PLAIN = ("method", "objective", "objective_error", "converged", "reason", "n_iter", "seconds", "seed")
 
 

@@ -18,6 +18,7 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -143,5 +144,12 @@ def cavi(
         X=problem.table.X,
         names=problem.table.names,
         row_names=problem.table.row_names,
-        restarts=Restarts(loop.objective_R, loop.n_iter_R, loop.converged_R, loop.trace_TR),
+        restarts=Restarts(
+            loop.objective_R,
+            loop.n_iter_R,
+            loop.converged_R,
+            loop.trace_TR,
+            loop.left_R,
+            torch.zeros_like(loop.n_iter_R),
+        ),
     )

@@ -18,6 +18,9 @@ from zipmix.models.progress import bar
 
 State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
 
+# Steps by which a finalist is to reach what it must beat, each as large as the larger of its last two.
+CATCH_UP = 20
+
 # When the method at work is to end, as time.perf_counter tells it.
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
@@ -30,6 +33,7 @@ class Loop(NamedTuple):
     seconds_T: Tensor  # (T,)    wall time since the loop began
     converged_R: Tensor  # (R,)    bool
     n_iter_R: Tensor  # (R,)    steps taken
+    left_R: Tensor  # (R,)    bool: left behind by a race
     reason: str  # why the loop ended
     interrupted: bool  # by the user or by the budget of time
 
@@ -39,6 +43,7 @@ class Race(NamedTuple):
 
     after: int  # steps that every run takes
     finalists: int  # runs that go on
+    beat: float = -math.inf  # objective that they must still be able to reach
 
 
 def iterate(
@@ -73,9 +78,11 @@ def iterate(
     trace, seconds = [current.clone()], [0.0]
     converged_R = torch.zeros(n_runs, dtype=torch.bool)
     n_iter_R = torch.zeros(n_runs, dtype=torch.int64)
+    left_R = torch.zeros(n_runs, dtype=torch.bool)
     active_A = torch.arange(n_runs)
     calm_A = torch.zeros(n_runs, dtype=torch.int64)
-    ended, batch, interrupted, n_left = state, state, "", 0
+    rise_A = torch.full((n_runs,), torch.inf, dtype=torch.float64)
+    ended, batch, interrupted = state, state, ""
     with progress_bar(max_iter, label, enabled=progress) as advance:
         try:
             for t in range(1, max_iter + 1):
@@ -98,19 +105,24 @@ def iterate(
                 calm_A = (calm_A + 1) * calm
                 done = calm_A >= 2
                 converged_R[active_A[done]] = True
+                last_A, rise_A = rise_A, current - previous
                 leaving = done
-                if race is not None and t == race.after:
-                    leaving = done | (current.argsort(descending=True).argsort() >= race.finalists)
-                    n_left = int((leaving & ~done).sum())
+                if race is not None and t >= race.after:
+                    leaving = leaving | (current + CATCH_UP * rise_A.maximum(last_A) < race.beat)
+                    if t == race.after:
+                        leaving = leaving | (current.argsort(descending=True).argsort() >= race.finalists)
+                    left_R[active_A[leaving & ~done]] = True
                 if bool(leaving.any()):
                     ended = _put(ended, active_A, batch)
                     if bool(leaving.all()):
                         break
                     batch = _take(batch, ~leaving)
                     current, calm_A, active_A = current[~leaving], calm_A[~leaving], active_A[~leaving]
+                    rise_A = rise_A[~leaving]
         except KeyboardInterrupt:
             interrupted = "by the user"
     ended = _put(ended, active_A, batch)
+    n_left = int(left_R.sum())
     if interrupted:
         reason = f"interrupted {interrupted} after {len(trace) - 1} of at most {max_iter} iterations"
     elif tolerance is None:
@@ -121,9 +133,19 @@ def iterate(
         stuck = int((~converged_R).sum()) - n_left
         reason = f"{stuck} of {n_runs} runs reached max_iter = {max_iter} before the objective settled to {tolerance:g}"
     if race is not None and n_left:
-        reason += f"; {n_left} of {n_runs} runs were left behind after {race.after} iterations"
+        later = " or more" * (race.beat > -math.inf)
+        reason += f"; {n_left} of {n_runs} runs were left behind after {race.after} iterations{later}"
     seconds_T = torch.tensor(seconds, dtype=torch.float64)
-    final = Loop(objective(ended), torch.stack(trace), seconds_T, converged_R, n_iter_R, reason, bool(interrupted))
+    final = Loop(
+        objective(ended),
+        torch.stack(trace),
+        seconds_T,
+        converged_R,
+        n_iter_R,
+        left_R,
+        reason,
+        bool(interrupted),
+    )
     return ended, final
 
 
@@ -169,11 +191,6 @@ def progress_bar(total: int | None, label: str, *, enabled: bool) -> Iterator[Ca
         yield lambda: advance(1)
 
 
-def joined(one: State, other: State) -> State:
-    """Two batches as one."""
-    return _map(lambda a, b: torch.cat([a, b]), one, other)
-
-
 def together(one: Loop, other: Loop) -> Loop:
     """How two batches went, the other after the one; both traces begin at 0, and so do the seconds of the longer.
 
@@ -185,8 +202,10 @@ def together(one: Loop, other: Loop) -> Loop:
         for loop in (one, other)
     ]
     longer = max(one, other, key=lambda loop: len(loop.seconds_T))
-    fields = ([getattr(loop, name) for loop in (one, other)] for name in ("objective_R", "converged_R", "n_iter_R"))
-    objective_R, converged_R, n_iter_R = (torch.cat(pair) for pair in fields)
+    names = ("objective_R", "converged_R", "n_iter_R", "left_R")
+    objective_R, converged_R, n_iter_R, left_R = (
+        torch.cat([getattr(loop, name) for loop in (one, other)]) for name in names
+    )
     better = one if one.objective_R.max() >= other.objective_R.max() else other
     reason = next((loop.reason for loop in (one, other) if loop.interrupted), better.reason)
     return Loop(
@@ -195,6 +214,7 @@ def together(one: Loop, other: Loop) -> Loop:
         longer.seconds_T,
         converged_R,
         n_iter_R,
+        left_R,
         reason,
         one.interrupted or other.interrupted,
     )

@@ -224,6 +224,8 @@ def online(
             torch.full((len(objective_R),), state.n_chunks),
             torch.tensor([settled(trace_T, "")[0] for trace_T in trace_TR.T]),
             trace_TR,
+            torch.zeros(len(objective_R), dtype=torch.bool),
+            torch.zeros(len(objective_R), dtype=torch.int64),
         ),
     )
 

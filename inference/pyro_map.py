@@ -150,6 +150,8 @@ def pyro_map(
                 ],
                 dim=1,
             ),
+            torch.zeros(len(ascents), dtype=torch.bool),
+            torch.zeros(len(ascents), dtype=torch.int64),
         ),
     )
 

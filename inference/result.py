@@ -29,26 +29,37 @@ SAME_OPTIMUM = 1e-6
 
 
 class Restarts(NamedTuple):
-    """What became of every start of a point method."""
+    """What became of every run of a point method: its starts, and the moves after them."""
 
     objective_R: Tensor  # (R,)
     n_iter_R: Tensor  # (R,)
     converged_R: Tensor  # (R,) bool
-    trace_TR: Tensor  # (T, R) objective after each iteration, NaN once a start has ended
+    trace_TR: Tensor  # (T, R) objective after each iteration, NaN once a run has ended
+    left_R: Tensor  # (R,) bool: left behind by a race, so that its objective is not that of an optimum
+    round_R: Tensor  # (R,) 0 for a start, t for a move of round t
 
     @property
     def best_R(self) -> Tensor:
-        """Which starts reached the best objective, within 1e-6 relative, (R,) bool."""
+        """Which runs reached the best objective, within 1e-6 relative, (R,) bool."""
         best = self.objective_R.max()
         return best - self.objective_R <= SAME_OPTIMUM * (1 + best.abs())
 
     @property
     def n_best(self) -> int:
-        """How many starts reached the best objective."""
+        """How many runs reached the best objective."""
         return int(self.best_R.sum())
 
+    def told(self) -> str:
+        """In words: how many starts and moves there were, how many of them ran to their ends and reached the best."""
+        n_starts, n_moves = int((self.round_R == 0).sum()), int((self.round_R > 0).sum())
+        n_ended = int((~self.left_R).sum())
+        if n_ended == n_starts + n_moves == n_starts:
+            return f"{self.n_best} of {n_starts} starts reached the best optimum"
+        moves = f" and {n_moves} split-and-merge moves" * (n_moves > 0)
+        return f"of {n_starts} starts{moves} {n_ended} ran to their ends; {self.n_best} reached the best optimum"
+
     def table(self) -> "pd.DataFrame":
-        """One row per start, the best first: objective, gap to the best, iterations, converged."""
+        """One row per run, the best first: objective, gap to the best, iterations, and what became of it."""
         import pandas as pd
 
         frame = pd.DataFrame(
@@ -57,9 +68,11 @@ class Restarts(NamedTuple):
                 "gap": (self.objective_R.max() - self.objective_R).numpy(),
                 "n_iter": self.n_iter_R.numpy(),
                 "converged": self.converged_R.numpy(),
+                "left_behind": self.left_R.numpy(),
+                "round": self.round_R.numpy(),
             }
         )
-        return frame.rename_axis("start").sort_values("objective", ascending=False)
+        return frame.rename_axis("run").sort_values("objective", ascending=False)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

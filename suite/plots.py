@@ -71,7 +71,9 @@ def plot_objective(fits: Mapping[str, Fit], ax: Axes | None = None) -> Axes:
 
 
 def plot_restarts(restarts: Restarts, ax: Axes | None = None) -> Axes:
-    """The objective of every start against iterations, as the gap to the best of them (question 4c).
+    """The objective of every run against iterations, as the gap to the best of them (question 4c).
+
+    Runs are the starts and the moves after them; dotted ones were left behind by a race.
 
     Args:
         restarts: of a fit.
@@ -79,12 +81,14 @@ def plot_restarts(restarts: Restarts, ax: Axes | None = None) -> Axes:
     ax = ax or _axes(6.4, 4.0)
     best = restarts.objective_R.max()
     gap_TR = (best - restarts.trace_TR).clamp_min(SMALLEST_GAP).numpy()
-    reached = restarts.best_R
+    reached, left = restarts.best_R, restarts.left_R & ~restarts.best_R
     for r, gap_T in enumerate(gap_TR.T):
         colour = COLOURS[0] if bool(reached[r]) else "#9A9A9A"
-        ax.semilogy(gap_T, color=colour, lw=0.9, alpha=0.8)
+        ax.semilogy(gap_T, color=colour, lw=0.9, alpha=0.8, ls=":" if bool(left[r]) else "-")
     ax.plot([], [], color=COLOURS[0], label=f"reached the best optimum ({int(reached.sum())})")
-    ax.plot([], [], color="#9A9A9A", label=f"ended at another one ({int((~reached).sum())})")
+    ax.plot([], [], color="#9A9A9A", label=f"ended at another one ({int((~reached & ~left).sum())})")
+    if bool(left.any()):
+        ax.plot([], [], color="#9A9A9A", ls=":", label=f"left behind ({int(left.sum())})")
     ax.set(xlabel="iteration", ylabel="gap to the best objective (nats)")
     ax.legend()
     return ax

@@ -262,10 +262,7 @@ def _alternatives(c: Comparison) -> dict[str, str]:
         "b from z and omega; the observed x from b, z and lambda.",
         "objective": "Gap to the best objective against wall time. At the end, gaps of the log posterior in nats: "
         f"{gaps}. Time: {times}.",
-        "restarts": f"Objective of {method} from {len(restarts.objective_R)} starts against iterations; "
-        f"{restarts.n_best} reached the best objective."
-        if restarts
-        else "",
+        "restarts": f"Objective of {method} against iterations: {restarts.told()}." if restarts else "",
         "coclustering": "Heatmaps of the probability that two rows share a component, one per method: "
         f"{', '.join(c.fits)}. Adjusted Rand index with {c.reference}: "
         + ", ".join(f"{row.method} {row.agreement or 0.0:.3f}" for row in c.summaries)
@@ -319,6 +316,8 @@ def _restarts(c: Comparison, method: str) -> dict[str, Any] | None:
         "objective": restarts.objective_R,
         "n_iter": restarts.n_iter_R,
         "converged": restarts.converged_R,
+        "left_behind": restarts.left_R,
+        "round": restarts.round_R,
         "n_best": restarts.n_best,
     }
 

@@ -100,27 +100,31 @@ def evidence_table(c: "Comparison") -> TextTable:
 
 
 def restarts_table(c: "Comparison") -> TextTable:
-    """What the starts of every method with several of them came to."""
+    """What the runs of every method with several of them came to: its starts, and the moves after them.
+
+    The median, the worst and the iterations are those of the runs that were not left behind.
+    """
     rows = []
     for name, fitted in c.fits.items():
         restarts = fitted.restarts
         if restarts is None or len(restarts.objective_R) < 2:
             continue
-        objective_R = restarts.objective_R
+        objective_R = restarts.objective_R[~restarts.left_R]
         rows.append(
             (
                 name,
+                str(int((restarts.round_R == 0).sum())),
+                str(int((restarts.round_R > 0).sum())),
                 str(len(objective_R)),
                 str(restarts.n_best),
                 f"{objective_R.max().item():.4f}",
                 f"{objective_R.median().item():.4f}",
                 f"{objective_R.min().item():.4f}",
-                f"{restarts.n_iter_R.double().median().item():.0f}",
+                f"{restarts.n_iter_R[~restarts.left_R].double().median().item():.0f}",
             )
         )
-    return TextTable(
-        "Restarts", ("method", "starts", "reached the best", "best", "median", "worst", "median iterations"), rows
-    )
+    columns = ("method", "starts", "moves", "ran to the end", "reached the best", "best", "median", "worst")
+    return TextTable("Restarts", (*columns, "median iterations"), rows)
 
 
 def columns_table(c: "Comparison") -> TextTable:

@@ -12,6 +12,7 @@ from zipmix.inference.em import em
 from zipmix.models.parameters import check_prior
 from zipmix.models.zip_mixture import log_density
 
+PLAIN = dict(annealing=0, race=None, split_merge=0)
 BOUNDARY = Prior(alpha=1.0, a=1.0, b=1.0, e=1.0, f=0.2)
 
 
@@ -46,7 +47,7 @@ def test_log_posterior_never_falls_in_1000_runs(accelerate):
         prior = (Prior(), BOUNDARY, Prior(alpha=3.0, a=1.0, b=5.0, e=4.0, f=2.0), FLAT)[seed % 4]
         X = table(seed, n=3 if seed in (6, 7) else 40, k=1 + seed % 4, missing=0.15 * (seed % 3 == 0))
         init = "kmeans++" if prior is FLAT else "prior"
-        settings = dict(n_starts=50, init=init, accelerate=accelerate, max_iter=50 if accelerate else 100)
+        settings = dict(n_starts=50, init=init, accelerate=accelerate, max_iter=50 if accelerate else 100) | PLAIN
         trace_TR = em(X, 2 + seed % 4, prior=prior, seed=seed, **settings).restarts.trace_TR
         change = trace_TR.diff(dim=0)
         assert not (change < -1e-10 * trace_TR[:-1].abs()).any(), seed
@@ -128,9 +129,9 @@ def test_beliefs_and_objective_belong_to_the_parameters(max_iter):
 
 def test_restart_table_tells_of_every_start():
     X = table(9, n=60)
-    fit = em(X, 3, seed=1, n_starts=12)
+    fit = em(X, 3, seed=1, n_starts=12, **PLAIN)
     rows = fit.restarts.table()
-    assert list(rows.columns) == ["objective", "gap", "n_iter", "converged"]
+    assert list(rows.columns) == ["objective", "gap", "n_iter", "converged", "left_behind", "round"]
     assert sorted(rows.index) == list(range(12))
     assert (rows.objective.diff().dropna() <= 0).all()
     assert rows.gap.iloc[0] == 0
@@ -144,6 +145,9 @@ def test_restart_table_tells_of_every_start():
         assert alone[-1].item() == pytest.approx(rows.objective[r], rel=1e-12)
     best = rows.index[0]
     assert (fit.n_iter, fit.converged) == (rows.n_iter[best], rows.converged[best])
+    assert not rows.left_behind.any()
+    assert (rows["round"] == 0).all()
+    assert fit.restarts.told() == f"{fit.restarts.n_best} of 12 starts reached the best optimum"
 
 
 @pytest.mark.parametrize("accelerate", [False, True])

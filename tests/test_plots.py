@@ -50,14 +50,20 @@ def test_functions_draw_on_the_axes_they_are_given(fitted: Fit) -> None:
 
 
 def test_restart_curves_are_gaps_to_the_best(fitted: Fit) -> None:
-    assert fitted.restarts is not None
-    ax = zipmix.plot_restarts(fitted.restarts)
-    drawn = [line.get_ydata() for line in ax.lines if len(line.get_ydata())]
-    assert len(drawn) == 5
-    best = fitted.restarts.objective_R.max()
-    for line, trace in zip(drawn, fitted.restarts.trace_TR.T, strict=True):
+    runs = fitted.restarts
+    assert runs is not None
+    ax = zipmix.plot_restarts(runs)
+    drawn = [line for line in ax.lines if len(line.get_ydata())]
+    best = runs.objective_R.max()
+    for line, trace in zip(drawn, runs.trace_TR.T, strict=True):
         expected = np.maximum((best - trace).numpy(), SMALLEST_GAP)
-        assert np.allclose(line, expected, equal_nan=True)
+        assert np.allclose(line.get_ydata(), expected, equal_nan=True)
+    # Dotted is what was left behind and did not reach the best; the legend counts all.
+    dotted = [line.get_linestyle() == ":" for line in drawn]
+    assert dotted == (runs.left_R & ~runs.best_R).tolist()
+    assert 0 < sum(dotted) < len(dotted)
+    counted = [int(text.get_text().split("(")[1].rstrip(")")) for text in ax.get_legend().get_texts()]
+    assert counted == [runs.n_best, len(drawn) - runs.n_best - sum(dotted), sum(dotted)]
 
 
 def test_the_rootogram_shows_the_marginal_distribution(fitted: Fit) -> None:
