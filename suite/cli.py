@@ -116,7 +116,7 @@ def compare_command(
         typer.Option("--set", metavar="METHOD.NAME=VALUE", help="Setting of one method, as often as needed."),
     ] = None,
     seed: Seed = 0,
-    starts: Annotated[int, typer.Option(min=1, help="Starts of EM.")] = 50,
+    starts: Annotated[int, typer.Option(min=1, help="Starts of EM and CAVI.")] = 50,
     chains: Annotated[int, typer.Option(min=1, help="Chains of the samplers.")] = 4,
     held_out: Annotated[float, typer.Option(help="Share of rows that a second fit is scored on; 0: none.")] = 0.1,
     budget: Annotated[

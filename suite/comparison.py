@@ -124,7 +124,8 @@ def compare(
 
     Starts are common. Five "small-em" starts per chain are put in the order of the ELBO that a few passes of CAVI reach
     from them: chain c of a sampler begins at start c, every method that runs once begins at start 0, and EM and CAVI
-    take them all together with "kmeans++" starts up to n_starts.
+    take them all together with "kmeans++" starts up to n_starts. EM goes from each to its end and no further, so that
+    methods are compared and not searches; settings={"em": {"split_merge": 20}} has moves follow.
 
     Args:
         X: (N, D) counts, NaN where missing, or a Data of load_data.

@@ -1,9 +1,12 @@
 """How `em` seeks the best optimum by default: what it finds, what it tells of it, and that nothing is lost."""
 
 import itertools
+import json
+from importlib.resources import files
 from typing import NamedTuple
 
 import h5py
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,8 @@ import zipmix
 from zipmix import METHODS, Parameters
 from zipmix.inference.em import N_MOVES, N_STARTS, SOUGHT
 from zipmix.inference.loop import Race, iterate, time_budget
+from zipmix.report import write_report
+from zipmix.tables import restarts_table
 
 PLAIN = dict(annealing=0, race=None, split_merge=0)
 
@@ -213,3 +218,27 @@ def test_one_component_has_no_moves():
     fitted = zipmix.fit(zipmix.simulate(40, 3, 1, seed=1).X, 1)
     assert len(fitted.restarts.objective_R) == N_STARTS
     assert np.isfinite(fitted.objective)
+
+
+def test_a_report_says_which_runs_were_left_behind_and_which_were_moves(tmp_path):
+    """Where a comparison is asked for more than EM from its starts."""
+    X = zipmix.simulate(60, 3, 3, seed=2).X
+    asked = {"em": {"race": (2, 1), "split_merge": 1}}
+    several = zipmix.compare(X, 3, methods=("em",), n_starts=8, n_chains=1, held_out=0, settings=asked)
+    runs = several.fits["em"].restarts
+    write_report(several, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Each line is one start of em, or a move after the starts." in page
+    assert "dotted ones were left behind by a race." in page
+    assert f"Objective of em against iterations: {runs.told()}." in page
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    schema = json.loads(files("zipmix").joinpath("schemas/comparison.schema.json").read_text())
+    jsonschema.validate(record, schema)
+    written = record["methods"][0]["restarts"]
+    assert written["left_behind"] == runs.left_R.tolist()
+    assert written["round"] == runs.round_R.tolist() == [0] * 8 + [1] * N_MOVES
+    ended, table = runs.objective_R[~runs.left_R], restarts_table(several)
+    row = dict(zip(table.headers, table.rows[0], strict=True))
+    assert [row["starts"], row["moves"], row["ran to the end"]] == ["8", str(N_MOVES), str(len(ended))]
+    assert row["reached the best"] == str(runs.n_best)
+    assert float(row["worst"]) == pytest.approx(ended.min().item(), abs=1e-4)
