@@ -23,5 +23,5 @@ def check_room(n_bytes: int, what: str, instead: str) -> None:
     free = psutil.virtual_memory().available
     if n_bytes > free:
         raise InputError(
-            f"{what} takes {n_bytes / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free; {instead}."
+            f"{what} takes {n_bytes / 2**20:,.1f} MiB of memory, and {free / 2**20:,.1f} MiB are free; {instead}."
         )

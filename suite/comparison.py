@@ -151,11 +151,7 @@ def compare(
     check_comparison(methods, settings, n_starts, n_chains, held_out, budget)
     data = X if isinstance(X, Data) else None
     problem = pose(data.X if data else X, n_components, prior)
-    # Methods, scores and figures that need every cell are among what is compared.
-    problem = problem._replace(table=problem.table._replace(X=problem.table.X_ND))
-    table = problem.table
-    data = data or Data(table.X, table.names, None, "given as an array", table.row_names)
-    data = data._replace(X=table.X)
+    data = data or Data(problem.table.X_ND, problem.table.names, None, "given as an array", problem.table.row_names)
 
     def run(posed: Problem, names: Sequence[str], label: str) -> Runs:
         return run_methods(
