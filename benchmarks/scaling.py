@@ -57,7 +57,11 @@ def scaling(
         "Scaling: seconds of a pass along N, D, K and density",
         rows,
         [Finding(f"exponent of {axis}", value) for axis, value in exponents.items()],
-        (f"![Seconds of a pass against N, D, K and density]({FIGURE})",),
+        (
+            "An exponent is below 1 where work that does not grow along its axis has a part in the time: filling a chunk"
+            " with [X, 1[X > 0]] along K, the softmax along D and density.",
+            f"![Seconds of a pass against N, D, K and density]({FIGURE})",
+        ),
     )
 
 
@@ -73,7 +77,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     names = list(dict.fromkeys(row["along"] for row in rows))
     figure = Figure(figsize=(3 * len(names), 3.4), layout="constrained")
@@ -88,6 +92,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.title.set_fontsize(9)
         axes.set_xticks(values, [f"{value:g}" if value < 1e4 else f"{value / 1e3:g}k" for value in values])
         axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
