@@ -58,8 +58,8 @@ def scaling(
         rows,
         [Finding(f"exponent of {axis}", value) for axis, value in exponents.items()],
         (
-            "An exponent is below 1 where work that does not grow along its axis has a part in the time: filling a chunk"
-            " with [X, 1[X > 0]] along K, the softmax along D and density.",
+            "An exponent is below 1 where work that does not grow along its axis has a part in the time: filling a"
+            " chunk with [X, 1[X > 0]] along K, the softmax along D and density.",
             f"![Seconds of a pass against N, D, K and density]({FIGURE})",
         ),
     )
