@@ -34,7 +34,7 @@ class Climb(NamedTuple):
         return float(self.seconds_T[there.argmax()]) if there.any() else float("inf")
 
 
-DEFAULT = "zipmix em, its default, which searches beyond the start"
+DEFAULT = "zipmix em, its default, from starts of its own"
 OURS = "zipmix em from the start"
 PLAIN = "zipmix em from the start, plain"
 LEAN = "broadcast EM, objective as a by-product"
@@ -129,7 +129,7 @@ def on_table(title: str, X: Tensor, k: int, n_steps: int, repeats: int) -> Outco
     climbs: dict[str, list[Climb]] = {name: [] for name in contestants}
     in_turns({name: lambda name=name: climbs[name].append(contestants[name].run()) for name in contestants}, repeats)
     ends = {name: float(runs[0].objective_T.max()) for name, runs in climbs.items()}
-    # What the default finds beyond the optimum above the start is not asked of those that climb from there.
+    # The default may find a better optimum, which is not asked of those that climb from the start.
     best = max(end for name, end in ends.items() if name != DEFAULT)
     goal = best - ENOUGH * abs(best)
     rows, median = [], {}
