@@ -45,8 +45,8 @@ class Search(NamedTuple):
     split_merge: int  # rounds
 
 
-# Of the strategies in benchmarks/speed.py those that came nearest to the best optima, in less time than 20 starts to
-# the end; and what is done with starts that the user gives.
+# What came nearest to the best optima of hard tables, in less time than 20 starts to the end (benchmarks/search.py);
+# and what is done with starts that the user gives.
 N_STARTS = 40
 SOUGHT = Search(annealing=30, race=Race(20, 6), split_merge=20)
 GIVEN = Search(annealing=0, race=None, split_merge=0)
@@ -266,7 +266,9 @@ def _check_search(
     if race == "auto" or race is None:
         return Search(passes, race and auto.race, rounds)
     if not isinstance(race, tuple | list) or len(race) != 2:
-        raise InputError(f"race must be two whole numbers, (iterations, starts that go on), got {race!r}.")
+        raise InputError(
+            f"race must be two whole numbers, (iterations, starts that go on), or None or 'auto'; got {race!r}."
+        )
     return Search(passes, Race(*(check_whole(value, "race", at_least=1) for value in race)), rounds)
 
 

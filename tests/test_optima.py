@@ -34,7 +34,8 @@ def problem(seed):
     X = simulate(N, D, K, prior=prior, seed=seed).X
     if seed % 3 == 0:
         X[torch.from_numpy(rng.random((N, D)) < 0.15)] = torch.nan
-    rounds = METHODS["em"](X, K, prior=prior, seed=seed, n_starts=1, init="small-em", accelerate=False, max_iter=ROUNDS)
+    plain = dict(annealing=0, race=None, split_merge=0, accelerate=False)
+    rounds = METHODS["em"](X, K, prior=prior, seed=seed, n_starts=1, init="small-em", max_iter=ROUNDS, **plain)
     return X, K, prior, rounds.parameters
 
 
