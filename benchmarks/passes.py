@@ -70,7 +70,7 @@ def pass_makers(X: np.ndarray, theta: Parameters, part: int) -> Makers:
         return Contestant(lambda: (A @ W, R.T @ A), note="the limit; A = [X, 1[X > 0]] in float64, made beforehand")
 
     def ours(dtype: torch.dtype) -> Contestant:
-        counts = counted(X)
+        counts = counted(X).totalled()
         return Contestant(lambda: expectation(counts, tables, dtype=dtype), ("zipmix", "torch"))
 
     def broadcast(elbo: bool) -> Contestant:

@@ -19,7 +19,7 @@ pass is the sum. Products are in float64, or, where asked for and where the log 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -111,6 +111,7 @@ def _block_log_joint(counts: Counts, logs: Logs, dtype: torch.dtype) -> Tensor:
     J = len(table.bias_J)
     single = _single(counts, table, dtype)
 
+    @torch.inference_mode()
     def part(start: int, stop: int) -> Tensor:
         log_joint_JN = torch.empty(J, stop - start, dtype=torch.float64)
         for chunk, _, scores_JN, beyond_B, exact_JB in _scored(counts, start, stop, table, single):
@@ -195,6 +196,7 @@ def _block_statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tens
     R_KN = R_NK.mT
     R_JN = R_KN.flatten(0, -2)
 
+    @torch.inference_mode()
     def part(start: int, stop: int) -> Tensor:
         sums = counts.no_sums(len(R_JN))
         for chunk, rows in counts.chunks(start, stop, len(R_JN), R_JN.dtype):
@@ -202,7 +204,7 @@ def _block_statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tens
         return sums
 
     parts = in_parts(counts.n_rows, _width(counts, len(R_JN)), part)
-    return _from_sums(counts, R_KN.sum(-1), sum(parts[1:], start=parts[0]), b_given_zero)
+    return _from_sums(counts, R_KN.sum(-1), _total(parts), b_given_zero)
 
 
 def expectation(
@@ -232,23 +234,25 @@ def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dt
     J, batch = len(table.bias_J), table.batch
     single = _single(counts, table, dtype)
 
+    @torch.inference_mode()
     def part(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         sums, n_K = counts.no_sums(J), torch.zeros(batch, dtype=torch.float64)
         log_likelihood = torch.zeros(batch[:-1], dtype=torch.float64)
         for _, rows, scores_JN, beyond_B, exact_JB in _scored(counts, start, stop, table, single):
             # Responsibilities take the place of the scores.
-            R_NK, log_likelihood_N = responsibilities(scores_JN[:J].view(*batch, -1).mT)
+            scores_JN = scores_JN[:J]
+            R_NK, log_likelihood_N = responsibilities(scores_JN.view(*batch, -1).mT)
             if len(beyond_B):
                 R_BK, log_likelihood_B = responsibilities(exact_JB[:J].view(*batch, -1).mT)
                 R_NK[..., beyond_B, :] = R_BK.to(R_NK.dtype)
                 log_likelihood_N = log_likelihood_N.to(torch.float64).index_copy(-1, beyond_B, log_likelihood_B)
-            rows.add_sums(scores_JN[:J], sums)
+            rows.add_sums(scores_JN, sums)
             n_K += R_NK.sum(-2)
             log_likelihood += log_likelihood_N.sum(-1, dtype=torch.float64)
         return sums, n_K, log_likelihood
 
     parts = in_parts(counts.n_rows, _width(counts, J), part)
-    sums, n_K, log_likelihood = (sum(values[1:], start=values[0]) for values in zip(*parts, strict=True))
+    sums, n_K, log_likelihood = (_total(values) for values in zip(*parts, strict=True))
     if single is not None:
         log_likelihood += single.total_level_B.reshape(batch[:-1])
     rho_KD = rho(logs)
@@ -271,6 +275,11 @@ def log_likelihood(counts: Counts, parameters: Parameters) -> Tensor:
 def _added(parts: list[Statistics]) -> Statistics:
     """Statistics of all rows from those of shards."""
     return Statistics(*(sum(fields[1:], start=fields[0]) for fields in zip(*parts, strict=True)))
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of what parts of the rows come to, an ordinary tensor where those are of inference mode."""
+    return torch.stack(list(parts)).sum(0)
 
 
 def _from_sums(counts: Counts, n: Tensor, sums: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:

@@ -82,13 +82,13 @@ class SparseRows(NamedTuple):
 
 def dense_rows(X_ND: Tensor, missing_ND: Tensor | None, out_NE: Tensor) -> DenseRows:
     """Integer counts, 0 where missing, as a chunk in the floating-point memory of out."""
-    n_rows, D = X_ND.shape
-    A_NE = out_NE[:n_rows]
-    A_NE[:, :D] = X_ND
+    A_NE = out_NE[: len(X_ND)]
+    X, P, *Q = A_NE.split(X_ND.shape[1], dim=1)
+    X.copy_(X_ND)
     # Sixfold faster than X_ND > 0: torch converts integers in vectors, and booleans one by one.
-    A_NE[:, D : 2 * D] = X_ND.clamp_max(1)
+    P.copy_(X_ND.clamp_max(1))
     if missing_ND is not None:
-        A_NE[:, 2 * D :] = missing_ND
+        Q[0].copy_(missing_ND)
     return DenseRows(A_NE)
 
 

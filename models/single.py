@@ -21,7 +21,7 @@ ERROR = 1e-4
 
 # Rows on which the error is measured: some, and one in so many, but no more than; and how much larger than theirs the
 # error of the others may be.
-SOME, ONE_IN, MOST = 64, 8, 1024
+SOME, ONE_IN, MOST = 64, 8, 512
 CARE = 1.5
 
 # Least share of rows within reach for which float32 is worth its trouble.
