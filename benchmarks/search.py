@@ -65,18 +65,17 @@ def acceleration(problems: Sequence[Problem] | None = None, max_iter: int = 4000
     )
 
 
+PLAIN = "20 starts to the end"
 STRATEGIES: dict[str, dict[str, Any]] = {
     "the default": {},
-    "20 starts to the end": dict(n_starts=20, init="kmeans++", annealing=0, race=None, split_merge=0),
-    "60 starts, 5 iterations, best 5 go on": dict(
-        n_starts=60, init="kmeans++", annealing=0, race=(5, 5), split_merge=0
-    ),
-    "the same, and 2 rounds of split and merge": dict(
-        n_starts=60, init="kmeans++", annealing=0, race=(5, 5), split_merge=2
-    ),
-    "6 starts of small-em": dict(n_starts=6, init="small-em", annealing=0, race=None, split_merge=0),
-    "6 starts, 20 passes of annealing": dict(n_starts=6, init="kmeans++", annealing=20, race=None, split_merge=0),
-    "20 draws from the prior": dict(n_starts=20, init="prior", annealing=0, race=None, split_merge=0),
+    "the default without annealing": dict(annealing=0),
+    "the default without a race": dict(race=None),
+    "the default without moves": dict(split_merge=0),
+    "the default from small-em": dict(init="small-em"),
+    "the default from draws from the prior": dict(init="prior"),
+    PLAIN: dict(n_starts=20, annealing=0, race=None, split_merge=0),
+    "6 starts of small-em to the end": dict(n_starts=6, init="small-em", annealing=0, race=None, split_merge=0),
+    "20 draws from the prior to the end": dict(n_starts=20, init="prior", annealing=0, race=None, split_merge=0),
 }
 
 # Objectives no further apart than this, in nats, are the same optimum.
@@ -84,14 +83,18 @@ SAME = 0.01
 
 
 def hard_problems() -> list[Problem]:
-    """Six tables with many optima."""
+    """Tables with many optima: six of clusters that overlap, two of clusters that are well apart."""
     shapes = [(500, 8, 6), (1000, 10, 8), (600, 30, 8), (500, 15, 6), (1500, 12, 9)]
     prior = zipmix.Prior(a=1.5, b=4.0)
     found = [(f"N = {n}, D = {d}, K = {k}", zipmix.simulate(n, d, k, prior=prior, seed=n).X, k) for n, d, k in shapes]
-    return [*found, ("digits, 300 rows", zipmix.load_data("digits").X[:300], 10)]
+    found.append(("digits, 300 rows", zipmix.load_data("digits").X[:300], 10))
+    apart = zipmix.Prior(alpha=3.0, a=2.0, b=2.0, e=1.5, f=0.1)
+    for n, d, k in [(1000, 20, 12), (800, 12, 10)]:
+        found.append((f"N = {n}, D = {d}, K = {k}, well apart", zipmix.simulate(n, d, k, prior=apart, seed=n).X, k))
+    return found
 
 
-def strategies(problems: Sequence[Problem] | None = None, seeds: Sequence[int] = (0, 1)) -> Outcome:
+def strategies(problems: Sequence[Problem] | None = None, seeds: Sequence[int] = (0, 1, 2)) -> Outcome:
     """Gaps to the best optimum that any way to search has found, and processor seconds."""
     gaps: dict[str, list[float]] = {name: [] for name in STRATEGIES}
     seconds: dict[str, list[float]] = {name: [] for name in STRATEGIES}
@@ -116,23 +119,29 @@ def strategies(problems: Sequence[Problem] | None = None, seeds: Sequence[int] =
         }
         for name in STRATEGIES
     ]
-    mean = {row["way to search"]: row["mean_gap_nats"] for row in rows}
-    # Where several ways find the same, the winner is the one that takes the least time.
-    winners = [row for row in rows if row["mean_gap_nats"] <= min(mean.values()) + SAME]
-    fastest = min(row["processor_s"] for row in winners)
+    row = dict(zip(STRATEGIES, rows, strict=True))
+    default, plain = row["the default"], row[PLAIN]
+    time_allowed = max(default["processor_s"], plain["processor_s"])
+    affordable = [each["way to search"] for each in rows if each["processor_s"] <= time_allowed]
+    best = min(affordable, key=lambda name: row[name]["mean_gap_nats"])
+    behind = [mine - its for mine, its in zip(gaps["the default"], gaps[best], strict=True)]
+    error = statistics.stdev(behind) / len(behind) ** 0.5 if len(behind) > 1 else 0.0
     return Outcome(
         f"Ways to search, on {len(gaps['the default'])} problems with many optima",
         rows,
         [
             Finding(
-                "mean gap of the default over that of the best way, nats",
-                mean["the default"] - min(mean.values()),
+                "nats by which the default is behind the best way that takes no longer than it or than "
+                f"{PLAIN}, beyond two standard errors",
+                max(0.0, statistics.fmean(behind) - 2 * error),
                 SAME,
                 at_most=True,
             ),
             Finding(
-                "processor time of the default over that of the fastest way that finds as good optima",
-                rows[0]["processor_s"] / fastest,
+                f"processor time of the default over that of {PLAIN}", default["processor_s"] / plain["processor_s"]
+            ),
+            Finding(
+                f"mean gap of {PLAIN} over that of the default, nats", plain["mean_gap_nats"] - default["mean_gap_nats"]
             ),
         ],
         (f"Gaps are to the best objective that any of these ways found; best in: within {SAME} nats of it.",),
