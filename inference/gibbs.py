@@ -64,8 +64,10 @@ def draw_z(R_NK: Tensor, rng: np.random.Generator) -> Tensor:
     below_KN = R_NK.mT.cumsum(-2)
     below_KN[..., -1, :] = 1.0
     uniform_N = torch.from_numpy(rng.random((*R_NK.shape[:-2], 1, R_NK.shape[-2])))
-    z_KN = (uniform_N < below_KN).to(R_NK.dtype)
-    z_KN[..., 1:, :] -= z_KN[..., :-1, :].clone()
+    reached_KN = below_KN.gt_(uniform_N)
+    z_KN = torch.empty_like(reached_KN)
+    z_KN[..., 0, :] = reached_KN[..., 0, :]
+    torch.sub(reached_KN[..., 1:, :], reached_KN[..., :-1, :], out=z_KN[..., 1:, :])
     return z_KN.mT
 
 

@@ -103,7 +103,8 @@ def log_joint(counts: Counts, logs: Logs, dtype: torch.dtype = torch.float64) ->
     Returns:
         (..., N, K)
     """
-    return torch.cat([_block_log_joint(block, logs, dtype).mT for block in counts.blocks()], dim=-1).mT
+    first, *others = (_block_log_joint(block, logs, dtype) for block in counts.blocks())
+    return torch.cat([block_NK.mT for block_NK in (first, *others)], dim=-1).mT if others else first
 
 
 def _block_log_joint(counts: Counts, logs: Logs, dtype: torch.dtype) -> Tensor:
@@ -111,17 +112,18 @@ def _block_log_joint(counts: Counts, logs: Logs, dtype: torch.dtype) -> Tensor:
     J = len(table.bias_J)
     single = _single(counts, table, dtype)
 
-    @torch.inference_mode()
-    def part(start: int, stop: int) -> Tensor:
-        log_joint_JN = torch.empty(J, stop - start, dtype=torch.float64)
-        for chunk, _, scores_JN, beyond_B, exact_JB in _scored(counts, start, stop, table, single):
-            own_JN = log_joint_JN[:, chunk.start - start : chunk.stop - start]
-            own_JN.copy_(scores_JN[:J])
-            own_JN[:, beyond_B] = exact_JB[:J]
-        return log_joint_JN
+    log_joint_JN = torch.empty(J, counts.n_rows, dtype=torch.float64)
 
-    parts = in_parts(counts.n_rows, _width(counts, J), part)
-    joint_NK = torch.cat(parts, dim=1).sub_(counts.log_factorial_N).unflatten(0, table.batch).mT
+    @torch.inference_mode()
+    def part(start: int, stop: int) -> None:
+        for chunk, _, scores_JN, beyond_B, exact_JB in _scored(counts, start, stop, table, single):
+            own_JN, log_factorial_N = log_joint_JN[:, chunk], counts.log_factorial_N[chunk]
+            torch.sub(scores_JN[:J], log_factorial_N, out=own_JN)
+            if len(beyond_B):
+                own_JN[:, beyond_B] = exact_JB[:J] - log_factorial_N[beyond_B]
+
+    in_parts(counts.n_rows, _width(counts, J), part)
+    joint_NK = log_joint_JN.view(*table.batch, -1).mT
     if single is not None:
         joint_NK += counts.scores(single.level_EB, single.level_B).reshape(*table.batch[:-1], -1, 1)
     return joint_NK
