@@ -5,6 +5,8 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 import zipmix
@@ -15,12 +17,15 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_example_runs() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("counts.npy", zipmix.simulate(200, 3, 5, seed=0).X.numpy().astype(np.uint16))
     names: dict[str, object] = {}
-    exec(compile(example, "README.md", "exec"), names)
+    for example in re.findall(r"```python\n(.*?)```", README, re.S):
+        exec(compile(example, "README.md", "exec"), names)
     assert names["full"].shape == (4406, 6)  # type: ignore[attr-defined]
     assert "posterior" in names["summary"].groups()  # type: ignore[attr-defined]
+    assert names["fit"].parameters.lam.shape == (5, 3)  # type: ignore[attr-defined]
 
 
 def test_commands_and_their_options_exist() -> None:
