@@ -5,8 +5,8 @@ mean of W over the components, A @ W = A @ (W - L) + A @ L. Responsibilities do 
 needs it summed over rows alone, where it is made in float64 from the totals of the columns of A.
 
 How much is lost is measured, not guessed. The reach of a row is the most that |A| @ |W - L| comes to for any component;
-on some rows the error is measured against float64, as a share of their reach, and every row whose reach would make that
-share 1e-4 or more is multiplied in float64. Large counts have a long reach.
+on some rows the error is measured against float64, as a share of their reach, and every row for whose reach that share
+comes to 1e-4 or more is multiplied in float64. Large counts have a long reach.
 """
 
 from typing import NamedTuple
@@ -66,7 +66,7 @@ def centred(counts: Counts, W_EJ: Tensor, bias_J: Tensor, n_components: int) -> 
 def _measured(counts: Counts, tables: Centred) -> tuple[float, float]:
     """The longest reach that keeps to the error allowed, and the share of rows within it."""
     n_measured = min(counts.n_rows, SOME + counts.n_rows // ONE_IN, MOST)
-    rows_N = torch.linspace(0, counts.n_rows - 1, n_measured).to(torch.int64)
+    rows_N = torch.linspace(0, counts.n_rows - 1, n_measured, dtype=torch.float64).to(torch.int64)
     some = counts.take(rows_N)
     exact_JN, single_JN = (
         some.scores(tables.W_EJ.to(dtype), tables.bias_J.to(dtype)) for dtype in (torch.float64, torch.float32)
