@@ -21,6 +21,9 @@ from zipmix.models.parameters import check_prior
 
 ENOUGH = 1e-6
 
+# Settings of em by which it goes from its start to the next optimum and no further.
+STRAIGHT: dict[str, Any] = dict(annealing=0, race=None, split_merge=0)
+
 
 class Climb(NamedTuple):
     """The log posterior on the way, and seconds since the beginning."""
@@ -78,11 +81,10 @@ def climbers(X: Tensor, k: int, start: Parameters, n_steps: int) -> dict[str, Ca
         run = getattr(numpyro_program, climb)(X.numpy(), start, PRIOR, most)
         return Contestant(lambda: Climb(*run()), ("numpyro", "jax", "scipy"), note="compiled before the clock runs")
 
-    straight: dict[str, Any] = dict(start=start, annealing=0, race=None, split_merge=0)
     return {
         DEFAULT: lambda: ours("em"),
-        OURS: lambda: ours("em", **straight),
-        PLAIN: lambda: ours("em", accelerate=False, **straight),
+        OURS: lambda: ours("em", start=start, **STRAIGHT),
+        PLAIN: lambda: ours("em", start=start, accelerate=False, **STRAIGHT),
         LEAN: lambda: broadcast(False),
         COURSEWORK: lambda: broadcast(True),
         PYRO: lambda: ours("pyro_map", start=start),
@@ -160,8 +162,4 @@ def on_table(title: str, X: Tensor, k: int, n_steps: int, repeats: int) -> Outco
 
 def a_start(X: Tensor, k: int) -> Parameters:
     """One point off the optimum for all contestants."""
-    rough = zipmix.fit(
-        X, k, prior=PRIOR, seed=1, n_starts=1, init="kmeans++", annealing=0, race=None, split_merge=0,
-        accelerate=False, max_iter=5,
-    )  # fmt: skip
-    return rough.parameters
+    return zipmix.fit(X, k, prior=PRIOR, seed=1, n_starts=1, accelerate=False, max_iter=5, **STRAIGHT).parameters

@@ -10,12 +10,12 @@ compared takes turns in one process. Run it on an idle machine:
 import argparse
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from harness import seconds
 from torch import Tensor
 
 from zipmix import Fit, Prior, fit, load_data, simulate
@@ -40,13 +40,6 @@ class Cost(NamedTuple):
     sweep: float
     passes: float
     ratio: float
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
 
 
 def sweep_cost(X: Tensor, k: int, repeats: int) -> Cost:

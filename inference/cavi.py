@@ -18,12 +18,11 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from zipmix.inference.loop import iterate
-from zipmix.inference.result import Fit, Problem, Restarts, pose
+from zipmix.inference.result import Fit, Problem, pose, restarts_alone
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import (
     Conditionals,
@@ -144,12 +143,5 @@ def cavi(
         X=problem.table.X,
         names=problem.table.names,
         row_names=problem.table.row_names,
-        restarts=Restarts(
-            loop.objective_R,
-            loop.n_iter_R,
-            loop.converged_R,
-            loop.trace_TR,
-            loop.left_R,
-            torch.zeros_like(loop.n_iter_R),
-        ),
+        restarts=restarts_alone(loop.objective_R, loop.n_iter_R, loop.converged_R, loop.trace_TR),
     )

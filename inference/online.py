@@ -24,7 +24,7 @@ from torch import Tensor
 
 from zipmix.inference.cavi import divergence
 from zipmix.inference.loop import out_of_time, progress_bar, settled
-from zipmix.inference.result import Fit, Restarts
+from zipmix.inference.result import Fit, restarts_alone
 from zipmix.inference.start import SEEDING_ROWS, Init, starts
 from zipmix.models.conjugate import (
     Conditionals,
@@ -219,13 +219,11 @@ def online(
         X=table.X,
         names=table.names,
         row_names=table.row_names,
-        restarts=Restarts(
+        restarts=restarts_alone(
             objective_R,
             torch.full((len(objective_R),), state.n_chunks),
             torch.tensor([settled(trace_T, "")[0] for trace_T in trace_TR.T]),
             trace_TR,
-            torch.zeros(len(objective_R), dtype=torch.bool),
-            torch.zeros(len(objective_R), dtype=torch.int64),
         ),
     )
 

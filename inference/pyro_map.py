@@ -19,7 +19,7 @@ from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from zipmix.inference.loop import Loop, iterate, out_of_time
-from zipmix.inference.result import Fit, Problem, Restarts, pose
+from zipmix.inference.result import Fit, Problem, pose, restarts_alone
 from zipmix.inference.start import Init, interior, starts
 from zipmix.models.parameters import Parameters, Prior, check_real, check_whole, require_mode, require_proper
 from zipmix.models.zip_mixture import log_density, zip_mixture
@@ -139,7 +139,7 @@ def pyro_map(
         X=problem.table.X,
         names=problem.table.names,
         row_names=problem.table.row_names,
-        restarts=Restarts(
+        restarts=restarts_alone(
             torch.tensor([ascent.objective for ascent in ascents], dtype=torch.float64),
             torch.tensor([len(ascent.trace_T) - 1 for ascent in ascents]),
             torch.tensor([ascent.converged for ascent in ascents]),
@@ -150,8 +150,6 @@ def pyro_map(
                 ],
                 dim=1,
             ),
-            torch.zeros(len(ascents), dtype=torch.bool),
-            torch.zeros(len(ascents), dtype=torch.int64),
         ),
     )
 

@@ -75,6 +75,12 @@ class Restarts(NamedTuple):
         return frame.rename_axis("run").sort_values("objective", ascending=False)
 
 
+def restarts_alone(objective_R: Tensor, n_iter_R: Tensor, converged_R: Tensor, trace_TR: Tensor) -> Restarts:
+    """What became of starts that ran without a race and without moves after them."""
+    nothing_R = torch.zeros(len(objective_R), dtype=torch.int64)
+    return Restarts(objective_R, n_iter_R, converged_R, trace_TR, nothing_R.bool(), nothing_R)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit:
     """What a method of inference found, with everything needed to repeat it.

@@ -13,7 +13,8 @@ from zipmix.models.counts import Table, as_dense, as_table
 from zipmix.models.memory import check_room
 from zipmix.models.parameters import InputError
 from zipmix.models.stream import whole
-from zipmix.streams import h5ad_row_names, stream
+from zipmix.streams import READERS as STREAM_READERS
+from zipmix.streams import ending_of, h5ad_row_names, stream
 
 
 class Data(NamedTuple):
@@ -49,7 +50,7 @@ def load_data(name_or_path: str | Path) -> Data:
     if name in BUILT_IN:
         return BUILT_IN[name]()
     path = Path(name)
-    kind = next((ending for ending in (*READERS, *STREAMED) if path.name.lower().endswith(ending)), None)
+    kind = ending_of(path, (*READERS, *STREAMED))
     if kind is None and not path.suffix:
         close = difflib.get_close_matches(name, BUILT_IN, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -175,4 +176,4 @@ def _pickle(path: Path) -> Table:
 
 BUILT_IN = {"nmes1988": _nmes1988, "digits": _digits}
 READERS = {".csv": _csv, ".npy": _npy, ".pkl": _pickle, ".pickle": _pickle}
-STREAMED = (".parquet", ".mtx", ".mtx.gz", ".h5ad")
+STREAMED = tuple(ending for ending in STREAM_READERS if ending not in READERS)

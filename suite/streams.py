@@ -1,6 +1,6 @@
 """`zipmix.stream`: tables larger than memory from files, for `zipmix.fit` with method "em" or "online"."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,17 @@ def _shard(source: Any, label: str, progress: bool) -> Shard:
         except InputError as error:
             raise InputError(f"{label}: {error}") from None
     path = Path(source)
-    kind = next((ending for ending in READERS if path.name.lower().endswith(ending)), None)
+    kind = ending_of(path, READERS)
     if kind is None:
         raise InputError(f"{path} is of a kind that is not streamed; allowed are {', '.join(READERS)}.")
     if not path.is_file():
         raise InputError(f"there is no file {path}; give the path of a table of counts.")
     return READERS[kind](path, progress)
+
+
+def ending_of(path: Path, endings: Iterable[str]) -> str | None:
+    """Which of the endings, such as .npy or .mtx.gz, the name of a file has; None where it has none of them."""
+    return next((ending for ending in endings if path.name.lower().endswith(ending)), None)
 
 
 def _npy(path: Path, progress: bool) -> Shard:
