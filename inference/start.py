@@ -24,6 +24,7 @@ from zipmix.models.parameters import (
     check_whole,
     require_proper,
 )
+from zipmix.models.rows import Factor
 
 Init = Literal["kmeans++", "small-em", "prior"]
 
@@ -161,4 +162,5 @@ def nearest_seeds(
 
 def _times(counts: Counts, W_JE: Tensor) -> Tensor:
     """W @ [X, P, Q].T, (J, N)."""
-    return counts.scores(counts.encode(W_JE.T.contiguous()), torch.zeros(len(W_JE), dtype=torch.float64))
+    W_JE = W_JE[:, : counts.n_columns].contiguous()
+    return counts.scores(Factor(counts.encode(W_JE), torch.zeros(len(W_JE), 1, dtype=torch.float64)))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zipmix.models.memory import check_room
 from zipmix.models.parameters import InputError
-from zipmix.models.rows import CHUNK, DenseRows, Letters, SparseRows, cut, dense_rows, ones_like, spell
+from zipmix.models.rows import CHUNK, DenseRows, Factor, Letters, SparseRows, as_ones, cut, room, spell
 
 # Non-zeros in a sparse chunk, beyond which it is cut whatever the cache holds.
 SPARSE_CHUNK = 2**22
@@ -85,9 +85,14 @@ class Counts(NamedTuple):
         return self.missing is not None
 
     @property
+    def n_blocks(self) -> int:
+        """How many blocks A has: [X, P], or [X, P, Q] where cells are missing."""
+        return 3 if self.has_missing else 2
+
+    @property
     def n_columns(self) -> int:
-        """E, the columns of A = [X, P], or [X, P, Q] where cells are missing."""
-        return self.n_features * (3 if self.has_missing else 2)
+        """E, the columns of A."""
+        return self.n_features * self.n_blocks
 
     @property
     def width(self) -> int:
@@ -108,38 +113,41 @@ class Counts(NamedTuple):
         """
         most = max(self.width, n_products) if isinstance(self.X, Tensor) else n_products
         size = max(1, min(CHUNK // (most * dtype.itemsize), SPARSE_CHUNK // self.width))
-        memory_NE = torch.empty(
-            min(size, stop - start) if isinstance(self.X, Tensor) else 0, self.n_columns, dtype=dtype
-        )
+        if isinstance(self.X, Tensor):
+            A_NE = torch.empty(min(size, stop - start), self.n_columns, dtype=dtype)
+            whole = room(A_NE, self.n_blocks)
         for low in range(start, stop, size):
             rows = slice(low, min(low + size, stop))
             if isinstance(self.X, Tensor):
-                yield rows, dense_rows(self.X[rows], None if self.missing is None else self.missing[rows], memory_NE)
+                n_rows = rows.stop - rows.start
+                place = whole if n_rows == len(A_NE) else room(A_NE[:n_rows], self.n_blocks)
+                yield rows, place.filled(self.X[rows], None if self.missing is None else self.missing[rows])
             elif self.letters is not None:
                 yield rows, SparseRows((cut(self.letters.H_NU, rows, dtype),))
             else:
                 X = cut(self.X, rows, dtype)
                 mask = () if self.missing is None else (cut(self.missing, rows, dtype),)
-                yield rows, SparseRows((X, ones_like(X), *mask))
+                yield rows, SparseRows((X, as_ones(X), *mask))
 
-    def scores(self, W_EJ: Tensor, bias_J: Tensor) -> Tensor:
-        """(A @ W + bias).T of all rows, (J, N), with W as encode returns it."""
-        chunks = self.chunks(0, self.n_rows, len(bias_J), bias_J.dtype)
-        return torch.cat([rows.scores(W_EJ, bias_J) for _, rows in chunks], dim=1)
+    def scores(self, factor: Factor) -> Tensor:
+        """W @ A.T + bias of all rows, (J, N), with W as encode returns it."""
+        chunks = self.chunks(0, self.n_rows, len(factor.bias_J1), factor.bias_J1.dtype)
+        return torch.cat([rows.scores(factor) for _, rows in chunks], dim=1)
 
-    def encode(self, W_EJ: Tensor) -> Tensor:
-        """The factor W of A @ W as the chunks multiply it: B @ W where they are spelt in letters, W elsewhere."""
-        W_EJ = W_EJ[: self.n_columns]
-        return W_EJ if self.letters is None else torch.from_numpy(self.letters.B_UE.astype(_numpy(W_EJ)) @ W_EJ.numpy())
+    def encode(self, W_JE: Tensor) -> Tensor:
+        """W as the chunks multiply it: W @ B.T where they are spelt in letters, in C order of (E, J) where sparse."""
+        if self.letters is not None:
+            return torch.from_numpy(self.letters.B_UE @ W_JE.numpy().T).T
+        return W_JE if isinstance(self.X, Tensor) else W_JE.T.contiguous().T
 
     def totals(self) -> Tensor:
-        """The sums over rows of the columns of A as the chunks hold it, (E,) float64."""
+        """The sums over rows of the columns of A, (E,) float64."""
         if self.total_E is not None:
             return self.total_E
         sums_1E = self.no_sums(1)
         for chunk, rows in self.chunks(0, self.n_rows, 1, torch.float64):
             rows.add_sums(torch.ones(1, chunk.stop - chunk.start, dtype=torch.float64), sums_1E)
-        return sums_1E[0]
+        return self.decode(sums_1E)[0]
 
     def totalled(self) -> "Counts":
         """The same counts, with their totals worked out once and for all."""
@@ -153,10 +161,9 @@ class Counts(NamedTuple):
             return torch.zeros(n_products, columns, dtype=torch.float64)
         return torch.zeros(columns, n_products, dtype=torch.float64).T
 
-    def decode(self, sums: Tensor) -> tuple[Tensor, ...]:
-        """What the chunks have summed as the blocks R @ X, R @ P and, where cells are missing, R @ Q, each (J, D)."""
-        sums_JE = sums if self.letters is None else torch.from_numpy((self.letters.B_UE.T @ sums.numpy().T).T)
-        return sums_JE.split(self.n_features, dim=-1)
+    def decode(self, sums_JE: Tensor) -> Tensor:
+        """What the chunks have summed as R @ A, with the columns of A, (J, E)."""
+        return sums_JE if self.letters is None else torch.from_numpy((self.letters.B_UE.T @ sums_JE.numpy().T).T)
 
     def take(self, rows_N: Tensor) -> "Counts":
         """The counts of some rows."""
@@ -320,10 +327,6 @@ def _are_counts(least: Tensor, most: Tensor) -> bool:
 def _step(cells: Tensor) -> int:
     """Rows that are looked at together, so that no temporary is as large as the table."""
     return max(1, CHUNK // (8 * (cells.shape[1] if cells.ndim == 2 else 1)))
-
-
-def _numpy(tensor: Tensor) -> type:
-    return np.float64 if tensor.dtype == torch.float64 else np.float32
 
 
 def _smallest(whole: Tensor) -> Tensor:

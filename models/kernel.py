@@ -20,6 +20,7 @@ pass is the sum. Products are in float64, or, where asked for and where the log 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +29,14 @@ from torch import Tensor
 
 from zipmix.models.counts import Counts
 from zipmix.models.parameters import Parameters
-from zipmix.models.rows import DenseRows, SparseRows, in_parts
-from zipmix.models.single import Centred, centred
+from zipmix.models.rows import DenseRows, Factor, SparseRows, in_parts
+from zipmix.models.single import RULED_OUT, Single, in_float32
 
 # log 0, kept finite so that 0 * log 0 is 0 in a matrix product; below every -lambda that a count can lead to.
 LOG_ZERO = -1e15
+
+# Rows too far for float32 that are looked at together.
+FAR = 2**13
 
 
 class Logs(NamedTuple):
@@ -56,11 +60,10 @@ class Statistics(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The tables as a chunk multiplies them: log_joint + sum_d log x! = A @ W + bias, batch and K flattened to J."""
+    """log_joint + sum_d log x! = A @ W.T + bias."""
 
-    W_EJ: Tensor  # as counts.encode returns it
-    bias_J: Tensor
-    batch: torch.Size  # (..., K), of product J
+    W_KE: Tensor  # (..., K, E)
+    bias_K: Tensor  # (..., K)
 
 
 def logs(parameters: Parameters) -> Logs:
@@ -84,13 +87,29 @@ def rho(logs: Logs) -> Tensor:
 
 
 def weights(counts: Counts, logs: Logs, power: float = 1.0) -> Weights:
-    """The tables of power * (A @ W + bias)."""
+    """The weights of power * (log_joint + sum_d log x!)."""
     zero = log_zero(logs)
-    W_KE = torch.cat([logs.l, logs.u - logs.w - zero, -zero], dim=-1)
-    bias_K = logs.log_pi + zero.sum(-1)
-    if power != 1:
-        W_KE, bias_K = power * W_KE, power * bias_K
-    return Weights(counts.encode(W_KE.flatten(0, -2).T.contiguous()), bias_K.flatten(), logs.log_pi.shape)
+    blocks = [logs.l, logs.u - logs.w - zero, *([-zero] if counts.has_missing else [])]
+    W_KE, bias_K = torch.cat(blocks, dim=-1), logs.log_pi + zero.sum(-1)
+    return Weights(W_KE, bias_K) if power == 1 else Weights(power * W_KE, power * bias_K)
+
+
+def centred(weights: Weights) -> tuple[Weights, Weights]:
+    """Weights without what the components have in common, and that, (..., 1, E) and (..., 1).
+
+    It is the mean over components, those left out that a weight rules out. Responsibilities do not depend on it.
+    """
+    table_KE = torch.cat([weights.W_KE, weights.bias_K[..., None]], dim=-1)
+    possible_KE = table_KE > RULED_OUT
+    n_possible_1E = possible_KE.sum(-2, keepdim=True).clamp_min(1)
+    common_1E = torch.where(possible_KE, table_KE, 0.0).sum(-2, keepdim=True) / n_possible_1E
+    table_KE = table_KE - common_1E
+    return Weights(table_KE[..., :-1], table_KE[..., -1]), Weights(common_1E[..., :-1], common_1E[..., -1])
+
+
+def _factor(counts: Counts, weights: Weights) -> Factor:
+    """The weights as a chunk multiplies them, batch and K flattened to J."""
+    return Factor(counts.encode(weights.W_KE.flatten(0, -2)), weights.bias_K.flatten().contiguous()[:, None])
 
 
 def log_joint(counts: Counts, logs: Logs, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -108,49 +127,41 @@ def log_joint(counts: Counts, logs: Logs, dtype: torch.dtype = torch.float64) ->
 
 
 def _block_log_joint(counts: Counts, logs: Logs, dtype: torch.dtype) -> Tensor:
-    table = weights(counts, logs)
-    J = len(table.bias_J)
-    single = _single(counts, table, dtype)
-
-    log_joint_JN = torch.empty(J, counts.n_rows, dtype=torch.float64)
+    whole = weights(counts, logs)
+    own, common = (whole, None) if dtype == torch.float64 else centred(whole)
+    double, batch = _factor(counts, own), own.bias_K.shape
+    single = None if common is None else in_float32(counts, double)
+    log_joint_JN = torch.empty(len(double.bias_J1), counts.n_rows, dtype=torch.float64)
 
     @torch.inference_mode()
     def part(start: int, stop: int) -> None:
-        for chunk, _, scores_JN, beyond_B, exact_JB in _scored(counts, start, stop, table, single):
-            own_JN, log_factorial_N = log_joint_JN[:, chunk], counts.log_factorial_N[chunk]
-            torch.sub(scores_JN[:J], log_factorial_N, out=own_JN)
-            if len(beyond_B):
-                own_JN[:, beyond_B] = exact_JB[:J] - log_factorial_N[beyond_B]
+        for chunk, _, scores_JN, far_B in _scored(counts, start, stop, double, single):
+            log_factorial_N = counts.log_factorial_N[chunk]
+            torch.sub(scores_JN, log_factorial_N, out=log_joint_JN[:, chunk])
+            if len(far_B):
+                exact_JB = counts.take(chunk.start + far_B).scores(double)
+                log_joint_JN[:, chunk.start + far_B] = exact_JB - log_factorial_N[far_B]
 
-    in_parts(counts.n_rows, _width(counts, J), part)
-    joint_NK = log_joint_JN.view(*table.batch, -1).mT
-    if single is not None:
-        joint_NK += counts.scores(single.level_EB, single.level_B).reshape(*table.batch[:-1], -1, 1)
+    in_parts(counts.n_rows, _width(counts, len(log_joint_JN)), part)
+    joint_NK = log_joint_JN.view(*batch, -1).mT
+    if common is not None:
+        joint_NK += counts.scores(_factor(counts, common)).view(*batch[:-1], 1, -1).mT
     return joint_NK
 
 
-def _single(counts: Counts, table: Weights, dtype: torch.dtype) -> Centred | None:
-    return None if dtype == torch.float64 else centred(counts, table.W_EJ, table.bias_J, table.batch[-1])
-
-
 def _scored(
-    counts: Counts, start: int, stop: int, table: Weights, single: Centred | None
-) -> Iterator[tuple[slice, DenseRows | SparseRows, Tensor, Tensor, Tensor]]:
-    """The rows in chunks, each with A @ W + bias (J, N), the B rows too far for float32, and theirs in float64 (J, B).
-
-    Tables for float32, where given, are the ones that are multiplied; the last of their scores is the reach.
-    """
-    dtype = torch.float64 if single is None else torch.float32
-    W_EJ, bias_J = (table.W_EJ, table.bias_J) if single is None else (single.W_EJ, single.bias_J)
-    W, bias = W_EJ.to(dtype), bias_J.to(dtype)
-    none_B, none_JB = torch.zeros(0, dtype=torch.int64), torch.zeros(len(bias), 0, dtype=torch.float64)
-    for chunk, rows in counts.chunks(start, stop, len(bias), dtype):
-        scores_JN = rows.scores(W, bias)
-        if single is None or float(scores_JN[-1].amax()) <= single.longest:
-            yield chunk, rows, scores_JN, none_B, none_JB
+    counts: Counts, start: int, stop: int, double: Factor, single: Single | None
+) -> Iterator[tuple[slice, DenseRows | SparseRows, Tensor, Tensor]]:
+    """Rows start to stop in chunks, each with A @ W + bias, (J, N), and those of its rows too far for float32."""
+    factor, none_B = double if single is None else single.factor, torch.zeros(0, dtype=torch.int64)
+    for chunk, rows in counts.chunks(start, stop, len(factor.bias_J1), factor.bias_J1.dtype):
+        scores_JN = rows.scores(factor)
+        if single is None:
+            yield chunk, rows, scores_JN, none_B
         else:
-            beyond_B = (scores_JN[-1] > single.longest).nonzero().squeeze(1)
-            yield chunk, rows, scores_JN, beyond_B, counts.take(chunk.start + beyond_B).scores(W_EJ, bias_J)
+            reach_N = scores_JN[-1]
+            is_far = float(reach_N.amax()) > single.longest
+            yield chunk, rows, scores_JN[:-1], (reach_N > single.longest).nonzero()[:, 0] if is_far else none_B
 
 
 def responsibilities(log_joint_NK: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,21 +172,50 @@ def responsibilities(log_joint_NK: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         R_NK (..., N, K) and log_likelihood_N (..., N).
     """
-    top = log_joint_NK.amax(-1, keepdim=True)
-    # Exponentials that underflow, and products with them, are many times slower than those of 1e-19 or, in float64,
-    # 1e-154, which make no difference.
-    least = math.log(torch.finfo(log_joint_NK.dtype).tiny) / 2
-    R_NK = _exp_(log_joint_NK.sub_(top).clamp_min_(least))
-    total = R_NK.sum(-1, keepdim=True)
-    return R_NK.mul_(total.reciprocal()), top.add_(total.log_()).squeeze(-1)
+    R_NK, log_likelihood_N1 = _shares(log_joint_NK, summable=False)
+    return R_NK, log_likelihood_N1.squeeze(-1)
+
+
+def _shares(log_joint_NK: Tensor, summable: bool) -> tuple[Tensor, Tensor]:
+    """Responsibilities in the place of a log joint, and log p(x_i), (..., N, 1); summable: what _summable says."""
+    top_N1 = None
+    if not summable:
+        top_N1 = log_joint_NK.amax(-1, keepdim=True)
+        log_joint_NK.sub_(top_N1).clamp_min_(_least(log_joint_NK.dtype))
+    R_NK = _exp_(log_joint_NK)
+    total_N1 = R_NK.sum(-1, keepdim=True)
+    R_NK.mul_(total_N1.reciprocal())
+    log_total_N1 = total_N1.log_()
+    return R_NK, log_total_N1 if top_N1 is None else log_total_N1.add_(top_N1)
+
+
+def _summable(log_joint: Tensor) -> bool:
+    """Whether all exponentials, their sums and shares stay far from the largest and the smallest numbers."""
+    bound = _least(log_joint.dtype) / 2
+    # Not aminmax, which takes long where the numbers do not lie in the order of the axes.
+    return float(log_joint.amin()) > bound and float(log_joint.amax()) < -bound
+
+
+@cache
+def _least(dtype: torch.dtype) -> float:
+    """The logarithm of a share that makes no difference, 1e-19 or, in float64, 1e-154.
+
+    Exponentials that underflow, and products with them, are many times slower than those of it.
+    """
+    return math.log(torch.finfo(dtype).tiny) / 2
 
 
 def _exp_(table: Tensor) -> Tensor:
     """Exponentials in place; where there is AVX-512, NumPy's take half the time of torch's."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+    if not _has_avx512():
         return table.exp_()
     np.exp(table.numpy(), out=table.numpy())
     return table
+
+
+@cache
+def _has_avx512() -> bool:
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
@@ -206,7 +246,8 @@ def _block_statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tens
         return sums
 
     parts = in_parts(counts.n_rows, _width(counts, len(R_JN)), part)
-    return _from_sums(counts, R_KN.sum(-1), _total(parts), b_given_zero)
+    n_K = R_KN.sum(-1)
+    return _from_sums(counts, n_K, counts.decode(_total(parts)).unflatten(0, n_K.shape), b_given_zero)
 
 
 def expectation(
@@ -232,34 +273,52 @@ def expectation(
 
 
 def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dtype) -> tuple[Statistics, Tensor]:
-    table = weights(counts, logs, power)
-    J, batch = len(table.bias_J), table.batch
-    single = _single(counts, table, dtype)
+    own, common = centred(weights(counts, logs, power))
+    double, batch = _factor(counts, own), own.bias_K.shape
+    single = None if dtype == torch.float64 else in_float32(counts, double)
 
     @torch.inference_mode()
-    def part(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        sums, n_K = counts.no_sums(J), torch.zeros(batch, dtype=torch.float64)
-        log_likelihood = torch.zeros(batch[:-1], dtype=torch.float64)
-        for _, rows, scores_JN, beyond_B, exact_JB in _scored(counts, start, stop, table, single):
-            # Responsibilities take the place of the scores.
-            scores_JN = scores_JN[:J]
-            R_NK, log_likelihood_N = responsibilities(scores_JN.view(*batch, -1).mT)
-            if len(beyond_B):
-                R_BK, log_likelihood_B = responsibilities(exact_JB[:J].view(*batch, -1).mT)
-                R_NK[..., beyond_B, :] = R_BK.to(R_NK.dtype)
-                log_likelihood_N = log_likelihood_N.to(torch.float64).index_copy(-1, beyond_B, log_likelihood_B)
-            rows.add_sums(scores_JN, sums)
-            n_K += R_NK.sum(-2)
-            log_likelihood += log_likelihood_N.sum(-1, dtype=torch.float64)
-        return sums, n_K, log_likelihood
+    def part(start: int, stop: int) -> Sums:
+        return _sums(counts, start, stop, double, single, batch)
 
-    parts = in_parts(counts.n_rows, _width(counts, J), part)
+    parts = in_parts(counts.n_rows, _width(counts, len(double.bias_J1)), part)
     sums, n_K, log_likelihood = (_total(values) for values in zip(*parts, strict=True))
-    if single is not None:
-        log_likelihood += single.total_level_B.reshape(batch[:-1])
+    A_KE = counts.decode(sums).unflatten(0, batch)
+    # Responsibilities add up to 1, so that the sums of all components are those of the table; in float32, nearly.
+    total_E = A_KE.sum(-2) if single is None else counts.totals()
+    log_likelihood += (total_E * common.W_KE.squeeze(-2)).sum(-1) + counts.n_rows * common.bias_K.squeeze(-1)
     rho_KD = rho(logs)
-    expected = _from_sums(counts, n_K, sums, lambda zeros_KD: rho_KD * zeros_KD)
+    expected = _from_sums(counts, n_K, A_KE, lambda zeros_KD: rho_KD * zeros_KD)
     return expected, log_likelihood - counts.log_factorial_N.sum()
+
+
+class Sums(NamedTuple):
+    """What a pass sums up over rows, float64."""
+
+    sums_JE: Tensor  # R @ A as the chunks hold it
+    n_K: Tensor
+    log_likelihood: Tensor  # (...)
+
+
+def _sums(counts: Counts, start: int, stop: int, double: Factor, single: Single | None, batch: torch.Size) -> Sums:
+    """Rows start to stop, those too far for float32 in float64."""
+    sums_JE, n_RK, log_likelihoods = counts.no_sums(len(double.bias_J1)), [], []
+    summable, far = True, []
+    for chunk, rows, scores_JN, far_B in _scored(counts, start, stop, double, single):
+        summable = summable and _summable(scores_JN)
+        # Responsibilities take the place of the scores.
+        R_NK, log_likelihood_N1 = _shares(scores_JN.view(*batch, -1).mT, summable)
+        if len(far_B):
+            R_NK[..., far_B, :] = 0.0
+            log_likelihood_N1[..., far_B, :] = 0.0
+            far.append(chunk.start + far_B)
+        rows.add_sums(scores_JN, sums_JE)
+        n_RK.append(R_NK.sum(-2))
+        log_likelihoods.append(log_likelihood_N1.sum((-2, -1), dtype=torch.float64))
+    sums = Sums(sums_JE, torch.stack(n_RK).sum(0, dtype=torch.float64), torch.stack(log_likelihoods).sum(0))
+    for far_B in torch.cat(far).split(FAR) if far else ():
+        sums = Sums(*map(torch.add, sums, _sums(counts.take(far_B), 0, len(far_B), double, None, batch)))
+    return sums
 
 
 def log_likelihood(counts: Counts, parameters: Parameters) -> Tensor:
@@ -284,8 +343,8 @@ def _total(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(parts)).sum(0)
 
 
-def _from_sums(counts: Counts, n: Tensor, sums: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
-    s, p, *q = (block.unflatten(0, n.shape) for block in counts.decode(sums))
+def _from_sums(counts: Counts, n: Tensor, A_KE: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
+    s, p, *q = A_KE.split(counts.n_features, dim=-1)
     c = n[..., None] - q[0] if q else n[..., None].expand_as(p)
     return Statistics(n, c, s, p, p + b_given_zero((c - p).clamp_min(0.0)))
 

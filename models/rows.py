@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache, reduce
+from functools import cache
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
+
+from zipmix.models.sparse_products import Cells, add_product, add_transposed_product
 
 Result = TypeVar("Result")
 
@@ -29,27 +31,26 @@ CHUNK = 2**21
 # Numbers in a part of the rows that is worth a thread of its own.
 PART = 2**15
 
-# Columns that a product in float32 sums up at a time: sums of sums lose less than one long sum.
-SINGLE_COLUMNS = 64
-
 # Pairs (column, count) beyond which a table over them leaves the cache.
 MOST_CODES = 2**15
+
+
+class Factor(NamedTuple):
+    """What A is multiplied with from the right: scores = W @ A.T + bias."""
+
+    W_JE: Tensor
+    bias_J1: Tensor
 
 
 class DenseRows(NamedTuple):
     """A chunk whose A is a table."""
 
     A_NE: Tensor
+    A_EN: Tensor  # A.T
 
-    def scores(self, W_EJ: Tensor, bias_J: Tensor) -> Tensor:
-        """(A @ W + bias).T, (J, N)."""
-        if W_EJ.dtype == torch.float64:
-            return torch.addmm(bias_J[:, None], W_EJ.T, self.A_NE.T)
-        W, A = W_EJ.split(SINGLE_COLUMNS), self.A_NE.split(SINGLE_COLUMNS, dim=1)
-        scores_JN = torch.addmm(bias_J[:, None], W[0].T, A[0].T)
-        for W_BJ, A_NB in zip(W[1:], A[1:], strict=True):
-            scores_JN.addmm_(W_BJ.T, A_NB.T)
-        return scores_JN
+    def scores(self, factor: Factor) -> Tensor:
+        """W @ A.T + bias, (J, N)."""
+        return torch.addmm(factor.bias_J1, factor.W_JE, self.A_EN)
 
     def add_sums(self, R_JN: Tensor, sums_JE: Tensor) -> None:
         """Adds R @ A to sums (J, E), float64."""
@@ -62,34 +63,51 @@ class DenseRows(NamedTuple):
 class SparseRows(NamedTuple):
     """A chunk of which the non-zeros alone are stored; the cost of a product follows their number."""
 
-    blocks: tuple[csr_array, ...]  # side by side they are A
+    blocks: tuple[Cells, ...]  # side by side they are A
 
-    def scores(self, W_EJ: Tensor, bias_J: Tensor) -> Tensor:
-        """(A @ W + bias).T, (J, N)."""
-        products = (block @ W for block, W in zip(self.blocks, self._split(W_EJ.numpy()), strict=True))
-        return torch.from_numpy(reduce(np.add, products)).add_(bias_J).T
+    def scores(self, factor: Factor) -> Tensor:
+        """W @ A.T + bias, (J, N)."""
+        scores_NJ = factor.bias_J1.mT.repeat(len(self.blocks[0].indptr) - 1, 1)
+        for cells, W_EJ in zip(self.blocks, self._split(factor.W_JE.numpy().T), strict=True):
+            add_product(cells, W_EJ, scores_NJ.numpy())
+        return scores_NJ.T
 
     def add_sums(self, R_JN: Tensor, sums_JE: Tensor) -> None:
         """Adds R @ A to sums (J, E), float64."""
         R_NJ = R_JN.T.contiguous().numpy()
-        for block, sums_EJ in zip(self.blocks, self._split(sums_JE.numpy().T), strict=True):
-            sums_EJ += block.T @ R_NJ
+        for cells, sums_EJ in zip(self.blocks, self._split(sums_JE.numpy().T), strict=True):
+            if R_NJ.dtype == sums_EJ.dtype:
+                add_transposed_product(cells, R_NJ, sums_EJ)
+            else:
+                single_EJ = np.zeros_like(sums_EJ, dtype=R_NJ.dtype)
+                add_transposed_product(cells, R_NJ, single_EJ)
+                sums_EJ += single_EJ
 
     def _split(self, table_EJ: np.ndarray) -> list[np.ndarray]:
-        widths = [block.shape[1] for block in self.blocks]
+        widths = [cells.n_columns for cells in self.blocks]
         return [table_EJ[stop - width : stop] for width, stop in zip(widths, accumulate(widths), strict=True)]
 
 
-def dense_rows(X_ND: Tensor, missing_ND: Tensor | None, out_NE: Tensor) -> DenseRows:
-    """Integer counts, 0 where missing, as a chunk in the floating-point memory of out."""
-    A_NE = out_NE[: len(X_ND)]
-    X, P, *Q = A_NE.split(X_ND.shape[1], dim=1)
-    X.copy_(X_ND)
-    # Sixfold faster than X_ND > 0: torch converts integers in vectors, and booleans one by one.
-    P.copy_(X_ND.clamp_max(1))
-    if missing_ND is not None:
-        Q[0].copy_(missing_ND)
-    return DenseRows(A_NE)
+class Room(NamedTuple):
+    """Floating-point memory for dense chunks of one size, and views of it, which take their time to make."""
+
+    rows: DenseRows
+    blocks: tuple[Tensor, ...]  # of A: X, P and, where cells are missing, Q
+
+    def filled(self, X_ND: Tensor, missing_ND: Tensor | None) -> DenseRows:
+        """Integer counts, 0 where missing, as a chunk."""
+        X, P, *Q = self.blocks
+        X.copy_(X_ND)
+        # Sixfold faster than X_ND > 0: torch converts integers in vectors, and booleans one by one.
+        P.copy_(X_ND.clamp_max(1))
+        if missing_ND is not None:
+            Q[0].copy_(missing_ND)
+        return self.rows
+
+
+def room(A_NE: Tensor, n_blocks: int) -> Room:
+    """The memory of A as room for its N rows."""
+    return Room(DenseRows(A_NE, A_NE.T), A_NE.chunk(n_blocks, dim=1))
 
 
 class Letters(NamedTuple):
@@ -129,17 +147,17 @@ def spell(X_ND: csr_array, missing_ND: csr_array | None) -> Letters | None:
     return Letters(H_NU, csr_array((entries, (rows, columns)), shape=(len(letter), n_blocks * D)))
 
 
-def cut(matrix: csr_array, rows: slice, dtype: torch.dtype) -> csr_array:
-    """Rows of a sparse matrix as a chunk, their indices shared and not copied."""
+def cut(matrix: csr_array, rows: slice, dtype: torch.dtype) -> Cells:
+    """Rows of a sparse matrix as a block of a chunk, their columns shared and not copied."""
     indptr = matrix.indptr[rows.start : rows.stop + 1]
     cells = slice(indptr[0], indptr[-1])
-    data = matrix.data[cells].astype(np.float64 if dtype == torch.float64 else np.float32)
-    return csr_array((data, matrix.indices[cells], indptr - indptr[0]), shape=(len(indptr) - 1, matrix.shape[1]))
+    value = matrix.data[cells].astype(np.float64 if dtype == torch.float64 else np.float32)
+    return Cells(indptr - indptr[0], matrix.indices[cells], value, matrix.shape[1])
 
 
-def ones_like(matrix: csr_array) -> csr_array:
-    """The non-zeros of a sparse matrix made 1."""
-    return csr_array((np.ones_like(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
+def as_ones(cells: Cells) -> Cells:
+    """The non-zeros made 1."""
+    return cells._replace(value=np.ones_like(cells.value))
 
 
 def in_parts(n_rows: int, size: int, function: Callable[[int, int], Result]) -> list[Result]:

@@ -12,9 +12,9 @@ comes to 1e-4 or more is multiplied in float64. Large counts have a long reach.
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from zipmix.models.counts import Counts
+from zipmix.models.rows import Factor
 
 # The largest error of a log joint.
 ERROR = 1e-4
@@ -31,49 +31,33 @@ WORTH = 0.5
 RULED_OUT = -1e9
 
 
-class Centred(NamedTuple):
-    """The tables without what the components have in common, float64, and with the reach as one more column."""
+class Single(NamedTuple):
+    """What a chunk is multiplied with in float32."""
 
-    W_EJ: Tensor  # J columns and the reach
-    bias_J: Tensor
-    level_EB: Tensor  # L, for each batch entry
-    level_B: Tensor  # the same of the bias
-    total_level_B: Tensor  # A @ L and that of the bias, summed over rows
+    factor: Factor  # J rows, and the reach as one more
     longest: float  # reach up to which float32 will do
 
 
-def centred(counts: Counts, W_EJ: Tensor, bias_J: Tensor, n_components: int) -> Centred | None:
-    """The tables that float32 can multiply the rows with, or None where float64 is the better choice.
+def in_float32(counts: Counts, factor: Factor) -> Single | None:
+    """The factor that float32 can multiply the rows with, or None where float64 is the better choice.
 
     Args:
         counts: N rows in memory.
-        W_EJ: the factor of A, J columns, those of a batch entry side by side.
-        bias_J: what is added.
-        n_components: K.
+        factor: centred, float64.
     """
-    table_EBK = torch.cat([W_EJ, bias_J[None]]).unflatten(1, (-1, n_components))
-    possible_EBK = table_EBK > RULED_OUT
-    level_EB = torch.where(possible_EBK, table_EBK, 0.0).sum(-1) / possible_EBK.sum(-1).clamp_min(1)
-    table_EBK = table_EBK - level_EB[..., None]
-    reach_E = torch.where(possible_EBK, table_EBK.abs(), 0.0).amax((1, 2))
-    table_EJ = torch.cat([table_EBK.flatten(1), reach_E[:, None]], dim=1)
-    total_B = counts.totals() @ level_EB[:-1] + counts.n_rows * level_EB[-1]
-    tables = Centred(table_EJ[:-1], table_EJ[-1], level_EB[:-1], level_EB[-1], total_B, torch.inf)
-    longest, share = _measured(counts, tables)
-    return tables._replace(longest=longest) if share >= WORTH else None
-
-
-def _measured(counts: Counts, tables: Centred) -> tuple[float, float]:
-    """The longest reach that keeps to the error allowed, and the share of rows within it."""
+    table_EJ = torch.cat([factor.W_JE, factor.bias_J1], dim=1).T
+    reach_E = torch.where(table_EJ > RULED_OUT, table_EJ.abs(), 0.0).amax(1, keepdim=True)
+    table_JE = torch.cat([table_EJ, reach_E], dim=1).T
+    double = Factor(table_JE[:, :-1], table_JE[:, -1:])
+    single = Factor(*(table.to(torch.float32) for table in double))
     n_measured = min(counts.n_rows, SOME + counts.n_rows // ONE_IN, MOST)
     rows_N = torch.linspace(0, counts.n_rows - 1, n_measured, dtype=torch.float64).to(torch.int64)
     some = counts.take(rows_N)
-    exact_JN, single_JN = (
-        some.scores(tables.W_EJ.to(dtype), tables.bias_J.to(dtype)) for dtype in (torch.float64, torch.float32)
-    )
+    exact_JN, single_JN = some.scores(double), some.scores(single)
     reach_N = exact_JN[-1]
     error_JN = torch.where(exact_JN > RULED_OUT, (single_JN - exact_JN).abs(), 0.0)[:-1]
     # Never less than the rounding of one number, which rows of zeros alone would have it be.
     rate = (error_JN.amax(0) / reach_N.clamp_min(1e-300)).amax().clamp_min(2.0**-24)
     longest = ERROR / (CARE * float(rate))
-    return longest, float((reach_N <= longest).to(torch.float64).mean())
+    is_worth_it = float((reach_N <= longest).to(torch.float64).mean()) >= WORTH
+    return Single(single, longest) if is_worth_it else None
