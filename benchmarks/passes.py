@@ -20,7 +20,7 @@ from zipmix.inference.result import pose
 from zipmix.inference.start import starts
 from zipmix.models.counts import Counts, as_counts, as_table
 from zipmix.models.kernel import expectation, logs
-from zipmix.models.rows import threads_for_parts
+from zipmix.models.threads import threads_for_parts
 
 LIMIT = "bare products A @ W, R.T @ A"
 ZIPMIX = "zipmix"

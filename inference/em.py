@@ -27,11 +27,11 @@ from zipmix.inference.loop import Loop, Race, iterate, out_of_time, progress_bar
 from zipmix.inference.result import SAME_OPTIMUM, Fit, Problem, Restarts, pose
 from zipmix.inference.split_merge import proposals
 from zipmix.inference.start import Init, starts
-from zipmix.models.conjugate import as_conditionals, complete_conditionals, log_density, mode
+from zipmix.models.conjugate import as_conditionals, complete_conditionals, log_density_at, mode
 from zipmix.models.counts import Counts
-from zipmix.models.kernel import expectation, logs
+from zipmix.models.kernel import exact_logs, expectation, floored, logs
 from zipmix.models.parameters import InputError, Parameters, Prior, check_flag, check_real, check_whole, require_mode
-from zipmix.models.rows import threads_for_parts
+from zipmix.models.threads import threads_for_parts
 
 Precision = Literal["float64", "float32"]
 Auto = Literal["auto"]
@@ -73,9 +73,10 @@ class State(NamedTuple):
 
 def evaluate(problem: Problem, theta: Parameters, longest: Tensor, dtype: torch.dtype = torch.float64) -> State:
     """One pass: E-step at theta, M-step, and the objective at theta."""
-    statistics, log_likelihood = expectation(problem.counts, logs(theta), dtype=dtype)
+    tables = exact_logs(theta)
+    statistics, log_likelihood = expectation(problem.counts, floored(tables), dtype=dtype)
     conditionals = complete_conditionals(statistics, problem.prior)
-    objective = log_likelihood + log_density(as_conditionals(problem.prior), theta)
+    objective = log_likelihood + log_density_at(as_conditionals(problem.prior), tables)
     return State(theta, mode(conditionals), objective, longest)
 
 

@@ -132,7 +132,7 @@ class Counts(NamedTuple):
     def scores(self, factor: Factor) -> Tensor:
         """W @ A.T + bias of all rows, (J, N), with W as encode returns it."""
         chunks = self.chunks(0, self.n_rows, len(factor.bias_J1), factor.bias_J1.dtype)
-        return torch.cat([rows.scores(factor) for _, rows in chunks], dim=1)
+        return torch.cat([rows.scores(factor).clone() for _, rows in chunks], dim=1)
 
     def encode(self, W_JE: Tensor) -> Tensor:
         """W as the chunks multiply it: W @ B.T where they are spelt in letters, in C order of (E, J) where sparse."""

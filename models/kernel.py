@@ -29,8 +29,9 @@ from torch import Tensor
 
 from zipmix.models.counts import Counts
 from zipmix.models.parameters import Parameters
-from zipmix.models.rows import DenseRows, Factor, SparseRows, in_parts
+from zipmix.models.rows import DenseRows, Factor, SparseRows
 from zipmix.models.single import RULED_OUT, Single, in_float32
+from zipmix.models.threads import in_parts
 
 # log 0, kept finite so that 0 * log 0 is 0 in a matrix product; below every -lambda that a count can lead to.
 LOG_ZERO = -1e15
@@ -59,21 +60,25 @@ class Statistics(NamedTuple):
     m: Tensor  # (..., K, D)  cells with b = 1
 
 
-class Weights(NamedTuple):
-    """log_joint + sum_d log x! = A @ W.T + bias."""
-
-    W_KE: Tensor  # (..., K, E)
-    bias_K: Tensor  # (..., K)
-
-
 def logs(parameters: Parameters) -> Logs:
     """Logs of a point of the parameter space, floored at a finite value.
 
     Args:
         parameters: pi (..., K), omega (..., K, D), lam (..., K, D).
     """
+    return floored(exact_logs(parameters))
+
+
+def exact_logs(parameters: Parameters) -> Logs:
+    """Logs of a point of the parameter space, -inf on its boundary."""
     pi, omega, lam = parameters
-    return Logs(_log(pi), _log(omega), _floor(torch.log1p(-omega)), lam, _log(lam))
+    return Logs(pi.log(), omega.log(), torch.log1p(-omega), lam, lam.log())
+
+
+def floored(logs: Logs) -> Logs:
+    """Logs that matrix products can take."""
+    low = {name: getattr(logs, name).clamp_min(LOG_ZERO) for name in ("log_pi", "u", "v", "l")}
+    return logs._replace(**low)
 
 
 def log_zero(logs: Logs) -> Tensor:
@@ -86,30 +91,31 @@ def rho(logs: Logs) -> Tensor:
     return torch.exp(logs.u - logs.w - log_zero(logs))
 
 
-def weights(counts: Counts, logs: Logs, power: float = 1.0) -> Weights:
-    """The weights of power * (log_joint + sum_d log x!)."""
+def weights(counts: Counts, logs: Logs) -> Tensor:
+    """W with log_joint + sum_d log x! = [A, 1] @ W.T, (..., K, E + 1); its second block is log rho."""
     zero = log_zero(logs)
     blocks = [logs.l, logs.u - logs.w - zero, *([-zero] if counts.has_missing else [])]
-    W_KE, bias_K = torch.cat(blocks, dim=-1), logs.log_pi + zero.sum(-1)
-    return Weights(W_KE, bias_K) if power == 1 else Weights(power * W_KE, power * bias_K)
+    return torch.cat([*blocks, (logs.log_pi + zero.sum(-1))[..., None]], dim=-1)
 
 
-def centred(weights: Weights) -> tuple[Weights, Weights]:
-    """Weights without what the components have in common, and that, (..., 1, E) and (..., 1).
+def centred(W_KE: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights without what the components have in common, and that, (..., 1, E + 1).
 
     It is the mean over components, those left out that a weight rules out. Responsibilities do not depend on it.
     """
-    table_KE = torch.cat([weights.W_KE, weights.bias_K[..., None]], dim=-1)
-    possible_KE = table_KE > RULED_OUT
-    n_possible_1E = possible_KE.sum(-2, keepdim=True).clamp_min(1)
-    common_1E = torch.where(possible_KE, table_KE, 0.0).sum(-2, keepdim=True) / n_possible_1E
-    table_KE = table_KE - common_1E
-    return Weights(table_KE[..., :-1], table_KE[..., -1]), Weights(common_1E[..., :-1], common_1E[..., -1])
+    if float(W_KE.amin()) > RULED_OUT:
+        common_1E = W_KE.mean(-2, keepdim=True)
+    else:
+        possible_KE = W_KE > RULED_OUT
+        n_possible_1E = possible_KE.sum(-2, keepdim=True).clamp_min(1)
+        common_1E = torch.where(possible_KE, W_KE, 0.0).sum(-2, keepdim=True) / n_possible_1E
+    return W_KE - common_1E, common_1E
 
 
-def _factor(counts: Counts, weights: Weights) -> Factor:
+def _factor(counts: Counts, W_KE: Tensor) -> Factor:
     """The weights as a chunk multiplies them, batch and K flattened to J."""
-    return Factor(counts.encode(weights.W_KE.flatten(0, -2)), weights.bias_K.flatten().contiguous()[:, None])
+    W_JE = W_KE.flatten(0, -2)
+    return Factor(counts.encode(W_JE[:, :-1]), W_JE[:, -1:].contiguous())
 
 
 def log_joint(counts: Counts, logs: Logs, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -129,7 +135,7 @@ def log_joint(counts: Counts, logs: Logs, dtype: torch.dtype = torch.float64) ->
 def _block_log_joint(counts: Counts, logs: Logs, dtype: torch.dtype) -> Tensor:
     whole = weights(counts, logs)
     own, common = (whole, None) if dtype == torch.float64 else centred(whole)
-    double, batch = _factor(counts, own), own.bias_K.shape
+    double, batch = _factor(counts, own), own.shape[:-1]
     single = None if common is None else in_float32(counts, double)
     log_joint_JN = torch.empty(len(double.bias_J1), counts.n_rows, dtype=torch.float64)
 
@@ -273,8 +279,9 @@ def expectation(
 
 
 def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dtype) -> tuple[Statistics, Tensor]:
-    own, common = centred(weights(counts, logs, power))
-    double, batch = _factor(counts, own), own.bias_K.shape
+    whole = weights(counts, logs)
+    own, common = centred(whole)
+    double, batch = _factor(counts, own if power == 1 else power * own), own.shape[:-1]
     single = None if dtype == torch.float64 else in_float32(counts, double)
 
     @torch.inference_mode()
@@ -286,8 +293,9 @@ def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dt
     A_KE = counts.decode(sums).unflatten(0, batch)
     # Responsibilities add up to 1, so that the sums of all components are those of the table; in float32, nearly.
     total_E = A_KE.sum(-2) if single is None else counts.totals()
-    log_likelihood += (total_E * common.W_KE.squeeze(-2)).sum(-1) + counts.n_rows * common.bias_K.squeeze(-1)
-    rho_KD = rho(logs)
+    common_E = common.squeeze(-2)
+    log_likelihood += (total_E * common_E[..., :-1]).sum(-1) + counts.n_rows * common_E[..., -1]
+    rho_KD = whole[..., counts.n_features : 2 * counts.n_features].exp()
     expected = _from_sums(counts, n_K, A_KE, lambda zeros_KD: rho_KD * zeros_KD)
     return expected, log_likelihood - counts.log_factorial_N.sum()
 
@@ -352,11 +360,3 @@ def _from_sums(counts: Counts, n: Tensor, A_KE: Tensor, b_given_zero: Callable[[
 def _width(counts: Counts, n_columns: int) -> int:
     """Numbers in a row of the larger table of a chunk."""
     return max(counts.width, n_columns)
-
-
-def _floor(log: Tensor) -> Tensor:
-    return log.clamp_min(LOG_ZERO)
-
-
-def _log(value: Tensor) -> Tensor:
-    return _floor(torch.log(value))

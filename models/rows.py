@@ -7,14 +7,9 @@ table of responsibilities stay in the cache between the two products.
 Letters: N rows of a chunk, E columns of A (2 D or 3 D), J columns of W, one for each component of each batch entry.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache
+import threading
 from itertools import accumulate
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +18,8 @@ from torch import Tensor
 
 from zipmix.models.sparse_products import Cells, add_product, add_transposed_product
 
-Result = TypeVar("Result")
-
 # Bytes of the larger table of a chunk, A or the responsibilities: a core's share of the cache.
 CHUNK = 2**21
-
-# Numbers in a part of the rows that is worth a thread of its own.
-PART = 2**15
 
 # Pairs (column, count) beyond which a table over them leaves the cache.
 MOST_CODES = 2**15
@@ -49,8 +39,9 @@ class DenseRows(NamedTuple):
     A_EN: Tensor  # A.T
 
     def scores(self, factor: Factor) -> Tensor:
-        """W @ A.T + bias, (J, N)."""
-        return torch.addmm(factor.bias_J1, factor.W_JE, self.A_EN)
+        """W @ A.T + bias, (J, N), in memory that is good until this thread asks for other scores."""
+        out_JN = _scratch(len(factor.bias_J1), len(self.A_NE), self.A_NE.dtype)
+        return torch.addmm(factor.bias_J1, factor.W_JE, self.A_EN, out=out_JN)
 
     def add_sums(self, R_JN: Tensor, sums_JE: Tensor) -> None:
         """Adds R @ A to sums (J, E), float64."""
@@ -66,8 +57,9 @@ class SparseRows(NamedTuple):
     blocks: tuple[Cells, ...]  # side by side they are A
 
     def scores(self, factor: Factor) -> Tensor:
-        """W @ A.T + bias, (J, N)."""
-        scores_NJ = factor.bias_J1.mT.repeat(len(self.blocks[0].indptr) - 1, 1)
+        """W @ A.T + bias, (J, N), in memory that is good until this thread asks for other scores."""
+        n_rows = len(self.blocks[0].indptr) - 1
+        scores_NJ = _scratch(n_rows, len(factor.bias_J1), factor.bias_J1.dtype).copy_(factor.bias_J1.mT)
         for cells, W_EJ in zip(self.blocks, self._split(factor.W_JE.numpy().T), strict=True):
             add_product(cells, W_EJ, scores_NJ.numpy())
         return scores_NJ.T
@@ -86,6 +78,23 @@ class SparseRows(NamedTuple):
     def _split(self, table_EJ: np.ndarray) -> list[np.ndarray]:
         widths = [cells.n_columns for cells in self.blocks]
         return [table_EJ[stop - width : stop] for width, stop in zip(widths, accumulate(widths), strict=True)]
+
+
+class _Memory(threading.local):
+    """What a thread holds on to, since memory that is new to a process takes as long to come as a product to make."""
+
+    held = torch.empty(0, dtype=torch.uint8)
+
+
+_memory = _Memory()
+
+
+def _scratch(n: int, m: int, dtype: torch.dtype) -> Tensor:
+    """A table (n, m) in memory that this thread uses again and again."""
+    n_bytes = n * m * dtype.itemsize
+    if len(_memory.held) < n_bytes:
+        _memory.held = torch.empty(n_bytes, dtype=torch.uint8)
+    return _memory.held[:n_bytes].view(dtype).view(n, m)
 
 
 class Room(NamedTuple):
@@ -158,48 +167,3 @@ def cut(matrix: csr_array, rows: slice, dtype: torch.dtype) -> Cells:
 def as_ones(cells: Cells) -> Cells:
     """The non-zeros made 1."""
     return cells._replace(value=np.ones_like(cells.value))
-
-
-def in_parts(n_rows: int, size: int, function: Callable[[int, int], Result]) -> list[Result]:
-    """function(start, stop) of contiguous parts of the rows, one part for each of torch's threads.
-
-    A part runs on one core from its first chunk to its last, so that threads wait for one another once in a pass and
-    not once in a product.
-
-    Args:
-        n_rows: rows to share out.
-        size: numbers in a row's larger table.
-        function: called with the bounds of each part, in parallel.
-    Returns:
-        The results in the order of the rows.
-    """
-    n_parts = min(_n_threads.get() or torch.get_num_threads(), max(1, n_rows * size // PART))
-    if n_parts == 1:
-        return [function(0, n_rows)]
-    bounds = [n_rows * i // n_parts for i in range(n_parts + 1)]
-    return list(_threads(n_parts, os.getpid()).map(function, bounds[:-1], bounds[1:]))
-
-
-@contextmanager
-def threads_for_parts() -> Iterator[None]:
-    """Within it torch's threads work on parts of the rows alone, and whatever else torch does runs in one.
-
-    Tables over components are small: threads that share one wait for one another longer than they work.
-    """
-    n_threads = torch.get_num_threads()
-    token = _n_threads.set(_n_threads.get() or n_threads)
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-        _n_threads.reset(token)
-
-
-_n_threads: ContextVar[int | None] = ContextVar("n_threads", default=None)
-
-
-@cache
-def _threads(n: int, process: int) -> ThreadPoolExecutor:
-    """n threads in which torch itself starts no others; threads do not survive a fork, hence the process id."""
-    return ThreadPoolExecutor(n, thread_name_prefix="zipmix", initializer=torch.set_num_threads, initargs=(1,))
