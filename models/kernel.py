@@ -161,13 +161,12 @@ def _scored(
     """Rows start to stop in chunks, each with A @ W + bias, (J, N), and those of its rows too far for float32."""
     factor, none_B = double if single is None else single.factor, torch.zeros(0, dtype=torch.int64)
     for chunk, rows in counts.chunks(start, stop, len(factor.bias_J1), factor.bias_J1.dtype):
-        scores_JN = rows.scores(factor)
-        if single is None:
-            yield chunk, rows, scores_JN, none_B
-        else:
-            reach_N = scores_JN[-1]
-            is_far = float(reach_N.amax()) > single.longest
-            yield chunk, rows, scores_JN[:-1], (reach_N > single.longest).nonzero()[:, 0] if is_far else none_B
+        scores_JN, far_B = rows.scores(factor), none_B
+        if single is not None:
+            reach_N, scores_JN = scores_JN[-1], scores_JN[:-1]
+            if float(reach_N.amax()) > single.longest:
+                far_B = (reach_N > single.longest).nonzero()[:, 0]
+        yield chunk, rows, scores_JN, far_B
 
 
 def responsibilities(log_joint_NK: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,7 @@ class _Memory(threading.local):
     """What a thread holds on to, since memory that is new to a process takes as long to come as a product to make."""
 
     held = torch.empty(0, dtype=torch.uint8)
+    table_NM = torch.empty(0, 0)  # the last table that was asked for
 
 
 _memory = _Memory()
@@ -91,10 +92,12 @@ _memory = _Memory()
 
 def _scratch(n: int, m: int, dtype: torch.dtype) -> Tensor:
     """A table (n, m) in memory that this thread uses again and again."""
-    n_bytes = n * m * dtype.itemsize
-    if len(_memory.held) < n_bytes:
-        _memory.held = torch.empty(n_bytes, dtype=torch.uint8)
-    return _memory.held[:n_bytes].view(dtype).view(n, m)
+    if _memory.table_NM.shape != (n, m) or _memory.table_NM.dtype != dtype:
+        n_bytes = n * m * dtype.itemsize
+        if len(_memory.held) < n_bytes:
+            _memory.held = torch.empty(n_bytes, dtype=torch.uint8)
+        _memory.table_NM = _memory.held[:n_bytes].view(dtype).view(n, m)
+    return _memory.table_NM
 
 
 class Room(NamedTuple):

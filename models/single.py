@@ -56,8 +56,8 @@ def in_float32(counts: Counts, factor: Factor) -> Single | None:
     exact_JN, single_JN = some.scores(double), some.scores(single)
     reach_N = exact_JN[-1]
     error_JN = torch.where(exact_JN > RULED_OUT, (single_JN - exact_JN).abs(), 0.0)[:-1]
-    # Never less than the rounding of one number, which rows of zeros alone would have it be.
-    rate = (error_JN.amax(0) / reach_N.clamp_min(1e-300)).amax().clamp_min(2.0**-24)
+    # Never less than the usual rounding of one number, which rows of zeros alone would have it be.
+    rate = (error_JN.amax(0) / reach_N.clamp_min(1e-300)).amax().clamp_min(2.0**-25)
     longest = ERROR / (CARE * float(rate))
     is_worth_it = float((reach_N <= longest).to(torch.float64).mean()) >= WORTH
     return Single(single, longest) if is_worth_it else None
