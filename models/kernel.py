@@ -11,6 +11,10 @@ and, given responsibilities R (N, K), the sufficient statistics n = sum_i R, s =
 product R.T @ A with A = [X, P]. A missing cell adds nothing: with Q = 1[missing], Q @ zero.T is taken off again, and
 c = n - R.T @ Q, the expected number of observed cells, takes the place of n.
 
+What all components have in common changes no responsibility. A pass takes it off the weights before they multiply a
+row, and adds it to the log likelihood from the sums over all rows. The scores that are left are so small, as a rule,
+that their exponentials can be summed as they are, and that float32 can hold them.
+
 Batch axes (restarts, chains, draws) stand in front and share one product: X @ (D x batch * K). Tensors of shape
 (..., N, K) are views of memory laid out (..., K, N), so that sums over components run along contiguous rows. Rows come
 in chunks that stay in the cache (rows.py), dense or sparse, and those of a stream in blocks (stream.py), of which a

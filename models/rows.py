@@ -1,10 +1,10 @@
 """How rows of counts arrive at the kernel: a chunk at a time, dense or sparse, with the two products that it needs.
 
 A chunk stands for A = [X, P] or, where cells are missing, [X, P, Q], with P = 1[X > 0] and Q = 1[missing]. The kernel
-multiplies it from either side, A @ W and R @ A, and knows nothing else about it. A chunk is small enough that A and the
+multiplies it from either side, W @ A.T and R @ A, and knows nothing else about it. A chunk is so small that A and the
 table of responsibilities stay in the cache between the two products.
 
-Letters: N rows of a chunk, E columns of A (2 D or 3 D), J columns of W, one for each component of each batch entry.
+Letters: N rows of a chunk, E columns of A (2 D or 3 D), J rows of W, one for each component of each batch entry.
 """
 
 import threading
@@ -94,9 +94,11 @@ def _scratch(n: int, m: int, dtype: torch.dtype) -> Tensor:
     """A table (n, m) in memory that this thread uses again and again."""
     if _memory.table_NM.shape != (n, m) or _memory.table_NM.dtype != dtype:
         n_bytes = n * m * dtype.itemsize
-        if len(_memory.held) < n_bytes:
-            _memory.held = torch.empty(n_bytes, dtype=torch.uint8)
-        _memory.table_NM = _memory.held[:n_bytes].view(dtype).view(n, m)
+        # Memory from inference mode could not be written to outside of it.
+        with torch.inference_mode(False):
+            if len(_memory.held) < n_bytes:
+                _memory.held = torch.empty(n_bytes, dtype=torch.uint8)
+            _memory.table_NM = _memory.held[:n_bytes].view(dtype).view(n, m)
     return _memory.table_NM
 
 

@@ -1,12 +1,9 @@
-"""Products in float32 that keep the log joint to 1e-4: tables centred, rows that would lose more told apart.
+"""Products in float32 that keep the log joint to 1e-4: rows that would lose more are told apart.
 
-Rounding grows with the numbers that are summed up, so what all components have in common is taken off first: with L the
-mean of W over the components, A @ W = A @ (W - L) + A @ L. Responsibilities do not need A @ L, and the log likelihood
-needs it summed over rows alone, where it is made in float64 from the totals of the columns of A.
-
-How much is lost is measured, not guessed. The reach of a row is the most that |A| @ |W - L| comes to for any component;
-on some rows the error is measured against float64, as a share of their reach, and every row for whose reach that share
-comes to 1e-4 or more is multiplied in float64. Large counts have a long reach.
+Rounding grows with the numbers that are summed up, so the weights that come here are centred (kernel.py). How much is
+lost is measured, not guessed. The reach of a row is the most that |A| @ |W| comes to for any component; on some rows
+the error is measured against float64, as a share of their reach, and every row for whose reach that share comes to
+1e-4 or more is multiplied in float64. Large counts have a long reach.
 """
 
 from typing import NamedTuple

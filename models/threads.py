@@ -66,9 +66,4 @@ def _threads(torch_has: int, parts_have: int) -> Iterator[None]:
 @cache
 def _pool(n: int, process: int) -> ThreadPoolExecutor:
     """n threads in which there are no others; threads do not survive a fork, hence the process id."""
-    return ThreadPoolExecutor(n, thread_name_prefix="zipmix", initializer=_alone)
-
-
-def _alone() -> None:
-    torch.set_num_threads(1)
-    _n_threads.set(1)
+    return ThreadPoolExecutor(n, thread_name_prefix="zipmix", initializer=torch.set_num_threads, initargs=(1,))

@@ -12,10 +12,12 @@ from torch.distributions import Poisson
 import zipmix
 from zipmix import InputError, Parameters, Prior
 from zipmix.models import counts as counts_module
+from zipmix.models import kernel as kernel_module
 from zipmix.models import rows as rows_module
+from zipmix.models import sparse_products
 from zipmix.models.counts import as_counts, as_table
 from zipmix.models.kernel import expectation, log_joint, logs, rho, statistics
-from zipmix.models.rows import SparseRows
+from zipmix.models.rows import Factor, SparseRows
 
 N, D, K, R = 97, 7, 3, 4
 NAN = float("nan")
@@ -49,7 +51,7 @@ def cell_by_cell(X, theta):
     log_rows = joint.logsumexp(-1)
     R_NK = (joint - log_rows[..., None]).exp()
     seen = R_NK[..., None] * observed[:, None]
-    b = (on - either).exp()
+    b = torch.where(either > -torch.inf, (on - either).exp(), 0.0)
     return joint, log_rows.sum(-1), (R_NK.sum(-2), *((seen * part).sum(-3) for part in (1, x, x > 0, b)))
 
 
@@ -138,6 +140,91 @@ def test_few_kinds_of_counts_are_spelt_in_letters_and_many_are_not():
         assert all(isinstance(rows, SparseRows) for _, rows in counts.chunks(0, len(X), 5, torch.float64))
         for a, b in zip(expectation(counts, logs(point(7)))[0], cell_by_cell(X, point(7))[2], strict=True):
             close(a, b)
+
+
+@pytest.mark.parametrize("spread", ["small scores", "large scores", "large scores later"])
+@pytest.mark.parametrize("form", ["float64", "csr"])
+def test_scores_of_any_size_give_the_statistics_of_the_model(form, spread, arrival, monkeypatch):
+    """Exponentials of small scores are summed as they are, those of large ones without the largest of their row."""
+    said = []
+
+    def summable(scores):
+        said.append(judge(scores))
+        return said[-1]
+
+    judge = kernel_module._summable
+    monkeypatch.setattr(kernel_module, "_summable", summable)
+    X, theta = table(13, missing=0.1), point(14)
+    large = {"small scores": 0, "large scores": 1, "large scores later": (np.arange(N) > N // 2)[:, None]}[spread]
+    X = X + 300 * large * (X > 0)
+    counts = as_counts(as_table(FORMS[form](X)).X)
+    _, log_likelihood, expected = cell_by_cell(X, theta)
+    got, got_log_likelihood = expectation(counts, logs(theta))
+    close(got_log_likelihood, log_likelihood)
+    for a, b in zip(got, expected, strict=True):
+        close(a, b)
+    if spread == "small scores":
+        assert all(said)
+    elif spread == "large scores":
+        assert not any(said)
+    elif len(said) > 2:
+        assert any(said)
+        assert not all(said)
+
+
+@pytest.mark.parametrize("form", ["float64", "csr"])
+@pytest.mark.parametrize("edge", ["lam", "omega = 0", "omega = 1", "pi", "all components"])
+def test_what_a_component_rules_out_it_does_not_get(form, edge, arrival):
+    """Rates of 0, and shares of 0 and 1: log 0 among the weights, which no mean over components may take in."""
+    X, theta = table(15, missing=0.1), point(16)
+    X[0], X[1] = 0, 2
+    if edge == "lam":
+        theta.lam[:, 0, :3] = 0.0
+    elif edge == "omega = 0":
+        theta.omega[:, 1, 2] = 0.0
+    elif edge == "omega = 1":
+        theta.omega[:, 2] = 1.0
+    elif edge == "pi":
+        theta.pi[:, 0] = 0.0
+    else:  # the last column can only be 0
+        theta.lam[..., -1] = 0.0
+        X[:, -1] = 0
+    counts = as_counts(as_table(FORMS[form](X)).X)
+    _, log_likelihood, expected = cell_by_cell(X, theta)
+    got, got_log_likelihood = expectation(counts, logs(theta))
+    close(got_log_likelihood, log_likelihood)
+    for a, b in zip(got, expected, strict=True):
+        close(a, b)
+
+
+def test_scores_of_many_chunks_are_those_of_one(monkeypatch):
+    """Chunks share the memory of their scores; what is handed out is its own."""
+    X = table(17)
+    for form in (X, sp.csr_array(X)):
+        counts = as_counts(as_table(form).X)
+        W = torch.randn(5, counts.n_columns, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        factor = Factor(counts.encode(W), torch.arange(5.0, dtype=torch.float64)[:, None])
+        A = torch.from_numpy(np.concatenate([X, X > 0], axis=1).astype(float))
+        want = W @ A.T + factor.bias_J1
+        whole = counts.scores(factor)
+        monkeypatch.setattr(counts_module, "CHUNK", 400)
+        close(counts.scores(factor), want, 1e-13)
+        close(whole, want, 1e-13)
+
+
+def test_sparse_products_are_the_same_where_scipy_lends_its_operators_alone(monkeypatch):
+    X, theta = table(18, missing=0.1, n=2000), point(19)
+    counts = [as_counts(as_table(sp.csr_array(table_ND)).X) for table_ND in (X, table(18, scale=4000.0))]
+    assert [one.letters is None for one in counts] == [False, True]
+    cases = [(one, dtype) for one in counts for dtype in (torch.float64, torch.float32)]
+    before = [expectation(one, logs(theta), dtype=dtype) for one, dtype in cases]
+    monkeypatch.setattr(sparse_products, "adding", None)
+    for (one, dtype), (was, value) in zip(cases, before, strict=True):
+        now, other_value = expectation(one, logs(theta), dtype=dtype)
+        tolerance = 1e-13 if dtype == torch.float64 else 1e-6
+        close(value, other_value, tolerance)
+        for a, b in zip(was, now, strict=True):
+            close(a, b, tolerance)
 
 
 def test_batches_of_points_are_the_points_one_by_one():
@@ -269,6 +356,7 @@ def test_float32_multiplies_in_float64_those_rows_alone_that_need_it(monkeypatch
 
     taken = counts_module.Counts.take
     monkeypatch.setattr(counts_module.Counts, "take", take)
+    monkeypatch.setattr(kernel_module, "FAR", 15)
     X, theta = heavy(3)
     theta.lam[1, 0, :5] = 0.0
     some = X.copy()
@@ -314,6 +402,20 @@ def test_float32_keeps_rows_of_large_counts_between_two_components():
     # An error of 1e-4 in the difference of two log joints moves a responsibility by no more than a quarter of it.
     for a, b in zip(single, double, strict=True):
         close(a, b, 0.25e-4)
+
+
+def test_float32_adds_what_components_have_in_common_in_float64():
+    """Large counts that all components expect alike: the log likelihood is large, what tells them apart is small."""
+    rng = np.random.default_rng(0)
+    lam = rng.uniform(2000, 9000, size=(1, 100)) * (1 + rng.uniform(0, 1e-3, size=(4, 100)))
+    X = rng.poisson(lam[rng.integers(4, size=1000)])
+    theta = Parameters(*(torch.from_numpy(v) for v in (np.full(4, 0.25), np.full(lam.shape, 0.9), lam)))
+    counts = as_counts(as_table(X).X)
+    (single, value), (double, exact) = (
+        expectation(counts, logs(theta), dtype=d) for d in (torch.float32, torch.float64)
+    )
+    assert not torch.equal(single.n, double.n)
+    assert abs(value - exact) < 1e-4 * len(X)
 
 
 def test_a_fit_in_float32_ends_where_that_in_float64_does():
