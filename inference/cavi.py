@@ -33,6 +33,7 @@ from zipmix.models.conjugate import (
     expected_logs,
     mean,
 )
+from zipmix.models.distinct import distinct
 from zipmix.models.kernel import expectation, logs
 from zipmix.models.parameters import Parameters, Prior, check_real, check_whole, require_proper
 
@@ -105,10 +106,12 @@ def cavi(
         start=start,
         seed=seed,
     )
-    statistics, _ = expectation(problem.counts, logs(theta))
+    # A pass looks at equal rows once; starts draw from all rows.
+    passes = problem._replace(counts=distinct(problem.counts))
+    statistics, _ = expectation(passes.counts, logs(theta))
     state, loop = iterate(
-        lambda state: evaluate(problem, state.following),
-        evaluate(problem, complete_conditionals(statistics, problem.prior)),
+        lambda state: evaluate(passes, state.following),
+        evaluate(passes, complete_conditionals(statistics, problem.prior)),
         lambda state: state.objective,
         max_iter=max_iter,
         tolerance=tolerance,

@@ -29,6 +29,7 @@ from zipmix.inference.split_merge import proposals
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, log_density_at, mode
 from zipmix.models.counts import Counts
+from zipmix.models.distinct import distinct
 from zipmix.models.kernel import exact_logs, expectation, floored, logs
 from zipmix.models.parameters import InputError, Parameters, Prior, check_flag, check_real, check_whole, require_mode
 from zipmix.models.threads import threads_for_parts
@@ -166,16 +167,18 @@ def em(
     if dtype not in get_args(Precision):
         raise InputError(f"dtype must be 'float64' or 'float32', got {dtype!r}.")
     precision: torch.dtype = getattr(torch, dtype)
-    if dtype == "float32" and isinstance(problem.counts, Counts):
-        problem = problem._replace(counts=problem.counts.totalled())
+    # A pass looks at equal rows once; starts and moves draw from all rows.
+    passes = problem._replace(counts=distinct(problem.counts))
+    if dtype == "float32" and isinstance(passes.counts, Counts):
+        passes = passes._replace(counts=passes.counts.totalled())
     step = squarem_step if accelerate else em_step
 
     def run(theta: Parameters, race: Race | None, label: str) -> tuple[Parameters, Loop]:
         """The best end of EM from these points, and how all of them went, on the clock of the whole fit."""
         later, one_R = time.perf_counter() - began, torch.ones(len(theta.pi), dtype=torch.float64)
         state, loop = iterate(
-            lambda state: step(problem, state, precision),
-            evaluate(problem, theta, one_R, precision),
+            lambda state: step(passes, state, precision),
+            evaluate(passes, theta, one_R, precision),
             lambda state: state.objective,
             max_iter=max_iter,
             tolerance=tolerance if dtype == "float64" else max(tolerance, SETTLED),
@@ -184,7 +187,7 @@ def em(
             race=race,
         )
         if dtype != "float64":
-            loop = loop._replace(objective_R=evaluate(problem, state.theta, one_R).objective)
+            loop = loop._replace(objective_R=evaluate(passes, state.theta, one_R).objective)
         best = int(loop.objective_R.argmax())
         return Parameters(*(value[best] for value in state.theta)), loop._replace(seconds_T=later + loop.seconds_T)
 
@@ -199,7 +202,7 @@ def em(
             seed=seed,
         )
         n_starts, began = len(theta.pi), time.perf_counter()
-        point, loop = run(annealed(problem, theta, search.annealing, progress=progress), search.race, "em")
+        point, loop = run(annealed(passes, theta, search.annealing, progress=progress), search.race, "em")
         clocks, rounds = [loop.seconds_T], [0] * n_starts
         rng, in_vain = np.random.default_rng([seed, 1_000_003]), 0
         for t in range(1, 1 + search.split_merge * (problem.n_components > 1)):

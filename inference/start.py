@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zipmix.models.conjugate import Conditionals, as_conditionals, complete_conditionals, draw, mean
 from zipmix.models.counts import Counts, Source, as_dense
+from zipmix.models.distinct import distinct
 from zipmix.models.kernel import Statistics, expectation, logs, statistics
 from zipmix.models.parameters import (
     InputError,
@@ -78,7 +79,8 @@ def starts(
         return _stack([draw(conditionals, rng) for rng in rngs])
     if init == "kmeans++":
         return _partition_means(counts, prior, n_components, rngs)
-    return _stack([_small_em(counts, prior, n_components, rng) for rng in rngs])
+    passes = distinct(counts)
+    return _stack([_small_em(counts, passes, prior, n_components, rng) for rng in rngs])
 
 
 def interior(parameters: Parameters) -> Parameters:
@@ -88,11 +90,11 @@ def interior(parameters: Parameters) -> Parameters:
     return Parameters(pi / pi.sum(-1, keepdim=True), omega.clamp(1e-8, 1 - 1e-8), lam.clamp_min(1e-8))
 
 
-def _small_em(counts: Counts, prior: Prior, n_components: int, rng: np.random.Generator) -> Parameters:
+def _small_em(counts: Counts, passes: Counts, prior: Prior, n_components: int, rng: np.random.Generator) -> Parameters:
     theta = _partition_means(counts, prior, n_components, [rng] * CANDIDATES)
     for _ in range(ROUNDS):
-        theta = mean(complete_conditionals(expectation(counts, logs(theta))[0], prior))
-    best = int(expectation(counts, logs(theta))[1].argmax())
+        theta = mean(complete_conditionals(expectation(passes, logs(theta))[0], prior))
+    best = int(expectation(passes, logs(theta))[1].argmax())
     return Parameters(*(value[best] for value in theta))
 
 

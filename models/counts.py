@@ -64,6 +64,7 @@ class Counts(NamedTuple):
     log_factorial_N: Tensor  # (N,)  sum over d of log x_id!
     letters: Letters | None = None  # the same counts in letters, where they are sparse and of few kinds
     total_E: Tensor | None = None  # what totals returns, where it has been worked out beforehand
+    times_N: Tensor | None = None  # (N,) rows of the table that a row stands for in a pass, float64; None: one each
 
     @property
     def n_rows(self) -> int:
@@ -140,13 +141,19 @@ class Counts(NamedTuple):
             return torch.from_numpy(self.letters.B_UE @ W_JE.numpy().T).T
         return W_JE if isinstance(self.X, Tensor) else W_JE.T.contiguous().T
 
+    def times(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        """How many rows of the table each of these rows stands for."""
+        if self.times_N is None:
+            return torch.ones(rows.stop - rows.start, dtype=dtype)
+        return self.times_N[rows].to(dtype)
+
     def totals(self) -> Tensor:
         """The sums over rows of the columns of A, (E,) float64."""
         if self.total_E is not None:
             return self.total_E
         sums_1E = self.no_sums(1)
         for chunk, rows in self.chunks(0, self.n_rows, 1, torch.float64):
-            rows.add_sums(torch.ones(1, chunk.stop - chunk.start, dtype=torch.float64), sums_1E)
+            rows.add_sums(self.times(chunk, torch.float64)[None], sums_1E)
         return self.decode(sums_1E)[0]
 
     def totalled(self) -> "Counts":
@@ -170,7 +177,8 @@ class Counts(NamedTuple):
         index = rows_N if isinstance(self.X, Tensor) else rows_N.numpy()
         missing = None if self.missing is None else self.missing[index]
         letters = None if self.letters is None else self.letters._replace(H_NU=self.letters.H_NU[index])
-        return Counts(self.X[index], missing, self.log_factorial_N[rows_N], letters)
+        times_N = None if self.times_N is None else self.times_N[rows_N]
+        return Counts(self.X[index], missing, self.log_factorial_N[rows_N], letters, times_N=times_N)
 
 
 def as_counts(X: Tensor | csr_array) -> Counts:

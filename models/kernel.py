@@ -185,17 +185,24 @@ def responsibilities(log_joint_NK: Tensor) -> tuple[Tensor, Tensor]:
     return R_NK, log_likelihood_N1.squeeze(-1)
 
 
-def _shares(log_joint_NK: Tensor, summable: bool) -> tuple[Tensor, Tensor]:
-    """Responsibilities in the place of a log joint, and log p(x_i), (..., N, 1); summable: what _summable says."""
+def _shares(log_joint_NK: Tensor, summable: bool, times_N1: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Responsibilities in the place of a log joint, and log p(x_i), (..., N, 1), both as many times as a row occurs.
+
+    Args:
+        log_joint_NK: (..., N, K).
+        summable: what _summable says.
+        times_N1: (N, 1); once each where None.
+    """
     top_N1 = None
     if not summable:
         top_N1 = log_joint_NK.amax(-1, keepdim=True)
         log_joint_NK.sub_(top_N1).clamp_min_(_least(log_joint_NK.dtype))
     R_NK = _exp_(log_joint_NK)
     total_N1 = R_NK.sum(-1, keepdim=True)
-    R_NK.mul_(total_N1.reciprocal())
-    log_total_N1 = total_N1.log_()
-    return R_NK, log_total_N1 if top_N1 is None else log_total_N1.add_(top_N1)
+    share_N1 = total_N1.reciprocal()
+    R_NK.mul_(share_N1 if times_N1 is None else share_N1.mul_(times_N1))
+    log_likelihood_N1 = total_N1.log_() if top_N1 is None else total_N1.log_().add_(top_N1)
+    return R_NK, log_likelihood_N1 if times_N1 is None else log_likelihood_N1.mul_(times_N1)
 
 
 def _summable(log_joint: Tensor) -> bool:
@@ -265,7 +272,7 @@ def expectation(
     """The E-step in one pass (question 2a): expected sufficient statistics and log p(X | Theta).
 
     Args:
-        counts: N rows of D counts.
+        counts: N rows of D counts, each as many times as it says (distinct.py).
         logs: tables with any batch axes in front.
         power: of p(x_i, z_i = k) that responsibilities are in proportion to; under 1 they are more alike.
         dtype: of the products; sums over chunks are in float64 always.
@@ -296,11 +303,11 @@ def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dt
     A_KE = counts.decode(sums).unflatten(0, batch)
     # Responsibilities add up to 1, so that the sums of all components are those of the table; in float32, nearly.
     total_E = A_KE.sum(-2) if single is None else counts.totals()
-    common_E = common.squeeze(-2)
-    log_likelihood += (total_E * common_E[..., :-1]).sum(-1) + counts.n_rows * common_E[..., -1]
+    common_E, times_N = common.squeeze(-2), counts.times(slice(0, counts.n_rows), torch.float64)
+    log_likelihood += (total_E * common_E[..., :-1]).sum(-1) + times_N.sum() * common_E[..., -1]
     rho_KD = whole[..., counts.n_features : 2 * counts.n_features].exp()
     expected = _from_sums(counts, n_K, A_KE, lambda zeros_KD: rho_KD * zeros_KD)
-    return expected, log_likelihood - counts.log_factorial_N.sum()
+    return expected, log_likelihood - counts.log_factorial_N @ times_N
 
 
 class Sums(NamedTuple):
@@ -317,8 +324,9 @@ def _sums(counts: Counts, start: int, stop: int, double: Factor, single: Single 
     summable, far = True, []
     for chunk, rows, scores_JN, far_B in _scored(counts, start, stop, double, single):
         summable = summable and _summable(scores_JN)
+        times_N1 = None if counts.times_N is None else counts.times(chunk, scores_JN.dtype)[:, None]
         # Responsibilities take the place of the scores.
-        R_NK, log_likelihood_N1 = _shares(scores_JN.view(*batch, -1).mT, summable)
+        R_NK, log_likelihood_N1 = _shares(scores_JN.view(*batch, -1).mT, summable, times_N1)
         if len(far_B):
             R_NK[..., far_B, :] = 0.0
             log_likelihood_N1[..., far_B, :] = 0.0
