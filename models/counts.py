@@ -236,9 +236,9 @@ def as_table(X: Any, n_features: int | None = None) -> Table:
     """Any table of counts, checked.
 
     Args:
-        X: torch tensor, NumPy array, nested list, pandas frame, SciPy sparse matrix or AnnData, of shape (N, D) with
-            N, D >= 1; whole numbers >= 0, NaN where missing. In a sparse matrix, cells that are not stored are zeros,
-            and cells stored twice are summed, as SciPy does.
+        X: torch tensor, NumPy array, nested list, pandas frame, SciPy sparse matrix, AnnData or what zipmix.load_data
+            returns, of shape (N, D) with N, D >= 1; whole numbers >= 0, NaN where missing. In a sparse matrix, cells
+            that are not stored are zeros, and cells stored twice are summed, as SciPy does.
         n_features: the number of columns to insist on, where a fit has fixed it.
     Returns:
         The table, sparse where X is, the names of its columns ("x0", "x1", ... where X has none), and those of its
@@ -252,6 +252,8 @@ def as_table(X: Any, n_features: int | None = None) -> Table:
         return X if isinstance(X, Table) else Table(X, X.names)
     names: Sequence[Any] | None = None
     rows = _row_names(X)
+    if isinstance(X, tuple) and hasattr(X, "X") and hasattr(X, "names"):
+        X, names = X.X, X.names
     if getattr(X, "isbacked", False):
         raise InputError("X is an AnnData in backed mode; hand over zipmix.stream(X), or X.to_memory().")
     if hasattr(X, "var_names") and hasattr(X, "X"):
@@ -275,6 +277,8 @@ def as_table(X: Any, n_features: int | None = None) -> Table:
 
 
 def _row_names(X: Any) -> tuple[str, ...] | None:
+    if isinstance(X, tuple) and hasattr(X, "row_names"):
+        return cast(tuple[str, ...] | None, X.row_names)
     if hasattr(X, "obs_names"):
         return tuple(map(str, X.obs_names))
     if hasattr(X, "columns") and hasattr(X, "index"):

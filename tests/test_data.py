@@ -15,6 +15,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from zipmix import InputError, fit, load_data
+from zipmix.data import Data
 from zipmix.models.counts import as_table
 
 NAN = float("nan")
@@ -252,6 +253,7 @@ FRAME = pd.DataFrame({"u": [0, 12, 0], "v": [3, None, 0], "w": pd.array([None, 1
         (FRAME.set_axis([1988, 1989, 1990], axis=1), ("1988", "1989", "1990")),
         (scipy.sparse.csr_array(TABLE), ("x0", "x1", "x2")),
         (scipy.sparse.coo_matrix(TABLE), ("x0", "x1", "x2")),
+        (Data(torch.tensor(TABLE), ("u", "v", "w"), None, "a test"), ("u", "v", "w")),
     ],
 )
 def test_tables_of_every_kind(X, names):
@@ -262,6 +264,14 @@ def test_tables_of_every_kind(X, names):
     fitted = fit(X, 2, n_starts=2)
     assert fitted.names == names
     assert fitted.objective == pytest.approx(fit(TABLE, 2, n_starts=2).objective, rel=1e-12)
+
+
+def test_what_load_data_returns_keeps_its_names(tmp_path):
+    (tmp_path / "x.csv").write_text(",u,v\none,1,0\ntwo,0,3\n")
+    data = load_data(tmp_path / "x.csv")
+    fitted = fit(data, 1)
+    assert (fitted.names, fitted.row_names) == (("u", "v"), ("one", "two"))
+    assert torch.equal(fitted.predict(data), fitted.predict(data.X))
 
 
 def test_a_sparse_table_without_any_count_is_a_table():
