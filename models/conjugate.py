@@ -127,7 +127,14 @@ def log_density(conditionals: Conditionals, parameters: Parameters) -> Tensor:
 
 
 def log_density_at(conditionals: Conditionals, logs: Logs) -> Tensor:
-    """The same, from the logs of the parameters, -inf on the boundary: it is linear in them."""
+    """log_density of the parameters whose logs these are, not floored, for those who have them already.
+
+    Args:
+        conditionals: as for log_density.
+        logs: exact_logs of the parameters.
+    Returns:
+        (...)
+    """
     alpha, a, b, e, f = conditionals
     log_normaliser = log_normalisers(conditionals)
     dirichlet = _product(alpha - 1, logs.log_pi).sum(-1) - log_normaliser.pi

@@ -15,6 +15,7 @@ What all components have in common changes no responsibility. A pass takes it of
 row, and adds it to the log likelihood from the sums over all rows. The scores that are left are so small, as a rule,
 that their exponentials can be summed as they are, and that float32 can hold them.
 
+Letters: E columns of A, F = E + 1 with the bias behind them, J rows of W, one for each component of each batch entry.
 Batch axes (restarts, chains, draws) stand in front and share one product: X @ (D x batch * K). Tensors of shape
 (..., N, K) are views of memory laid out (..., K, N), so that sums over components run along contiguous rows. Rows come
 in chunks that stay in the cache (rows.py), dense or sparse, and those of a stream in blocks (stream.py), of which a
@@ -34,11 +35,14 @@ from torch import Tensor
 from zipmix.models.counts import Counts
 from zipmix.models.parameters import Parameters
 from zipmix.models.rows import DenseRows, Factor, SparseRows
-from zipmix.models.single import RULED_OUT, Single, in_float32
+from zipmix.models.single import Single, in_float32
 from zipmix.models.threads import in_parts
 
 # log 0, kept finite so that 0 * log 0 is 0 in a matrix product; below every -lambda that a count can lead to.
 LOG_ZERO = -1e15
+
+# Weights of components that have a mean worth taking off: this many times the smallest of them, and 1, or less.
+ALIKE = 64
 
 # Rows too far for float32 that are looked at together.
 FAR = 2**13
@@ -62,6 +66,14 @@ class Statistics(NamedTuple):
     s: Tensor  # (..., K, D)  sum of the counts
     p: Tensor  # (..., K, D)  cells with x > 0
     m: Tensor  # (..., K, D)  cells with b = 1
+
+
+class Pass(NamedTuple):
+    """What a pass over some rows comes to, float64."""
+
+    sums_JE: Tensor  # R.T @ A as the chunks hold it
+    n_K: Tensor  # (..., K)
+    log_likelihood: Tensor  # (...), without what the components have in common, and log x!
 
 
 def logs(parameters: Parameters) -> Logs:
@@ -92,34 +104,37 @@ def log_zero(logs: Logs) -> Tensor:
 
 def rho(logs: Logs) -> Tensor:
     """P(b = 1 | x = 0, k, d), (..., K, D): question 1d."""
-    return torch.exp(logs.u - logs.w - log_zero(logs))
+    return _log_rho(logs, log_zero(logs)).exp()
 
 
-def weights(counts: Counts, logs: Logs) -> Tensor:
-    """W with log_joint + sum_d log x! = [A, 1] @ W.T, (..., K, E + 1); its second block is log rho."""
-    zero = log_zero(logs)
-    blocks = [logs.l, logs.u - logs.w - zero, *([-zero] if counts.has_missing else [])]
-    return torch.cat([*blocks, (logs.log_pi + zero.sum(-1))[..., None]], dim=-1)
+def _log_rho(logs: Logs, zero_KD: Tensor) -> Tensor:
+    return logs.u - logs.w - zero_KD
 
 
-def centred(W_KE: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights without what the components have in common, and that, (..., 1, E + 1).
+def weights(counts: Counts, logs: Logs) -> tuple[Tensor, Tensor]:
+    """W with log_joint + sum_d log x! = [A, 1] @ W.T, (..., K, F), and log rho, (..., K, D), which is a block of it."""
+    zero_KD = log_zero(logs)
+    log_rho_KD, bias_K = _log_rho(logs, zero_KD), logs.log_pi + zero_KD.sum(-1)
+    blocks = [logs.l, log_rho_KD, *([-zero_KD] if counts.has_missing else []), bias_K[..., None]]
+    return torch.cat(blocks, dim=-1), log_rho_KD
 
-    It is the mean over components, those left out that a weight rules out. Responsibilities do not depend on it.
+
+def centred(W_KF: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights without what the components have in common, and that, (..., 1, F).
+
+    It is the mean over components of like weight: one that is far from the others, or ruled out by a log 0, would put
+    large numbers into the scores of all, to be taken off again at the end. Responsibilities do not depend on it.
     """
-    if float(W_KE.amin()) > RULED_OUT:
-        common_1E = W_KE.mean(-2, keepdim=True)
-    else:
-        possible_KE = W_KE > RULED_OUT
-        n_possible_1E = possible_KE.sum(-2, keepdim=True).clamp_min(1)
-        common_1E = torch.where(possible_KE, W_KE, 0.0).sum(-2, keepdim=True) / n_possible_1E
-    return W_KE - common_1E, common_1E
+    size_KF = W_KF.abs()
+    alike_KF = size_KF <= ALIKE * (1 + size_KF.amin(-2, keepdim=True))
+    common_1F = torch.where(alike_KF, W_KF, 0.0).sum(-2, keepdim=True) / alike_KF.sum(-2, keepdim=True)
+    return W_KF - common_1F, common_1F
 
 
-def _factor(counts: Counts, W_KE: Tensor) -> Factor:
+def _factor(counts: Counts, W_KF: Tensor) -> Factor:
     """The weights as a chunk multiplies them, batch and K flattened to J."""
-    W_JE = W_KE.flatten(0, -2)
-    return Factor(counts.encode(W_JE[:, :-1]), W_JE[:, -1:].contiguous())
+    W_JF = W_KF.flatten(0, -2)
+    return Factor(counts.encode(W_JF[:, :-1]), W_JF[:, -1:].contiguous())
 
 
 def log_joint(counts: Counts, logs: Logs, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -137,10 +152,13 @@ def log_joint(counts: Counts, logs: Logs, dtype: torch.dtype = torch.float64) ->
 
 
 def _block_log_joint(counts: Counts, logs: Logs, dtype: torch.dtype) -> Tensor:
-    whole = weights(counts, logs)
-    own, common = (whole, None) if dtype == torch.float64 else centred(whole)
-    double, batch = _factor(counts, own), own.shape[:-1]
-    single = None if common is None else in_float32(counts, double)
+    W_KF, _ = weights(counts, logs)
+    double, common_1F, single = _factor(counts, W_KF), None, None
+    if dtype != torch.float64:
+        own_KF, common_1F = centred(W_KF)
+        own = _factor(counts, own_KF)
+        single = in_float32(counts, own)
+        double, common_1F = (double, None) if single is None else (own, common_1F)
     log_joint_JN = torch.empty(len(double.bias_J1), counts.n_rows, dtype=torch.float64)
 
     @torch.inference_mode()
@@ -153,16 +171,16 @@ def _block_log_joint(counts: Counts, logs: Logs, dtype: torch.dtype) -> Tensor:
                 log_joint_JN[:, chunk.start + far_B] = exact_JB - log_factorial_N[far_B]
 
     in_parts(counts.n_rows, _width(counts, len(log_joint_JN)), part)
-    joint_NK = log_joint_JN.view(*batch, -1).mT
-    if common is not None:
-        joint_NK += counts.scores(_factor(counts, common)).view(*batch[:-1], 1, -1).mT
+    joint_NK = log_joint_JN.view(*W_KF.shape[:-1], -1).mT
+    if common_1F is not None:
+        joint_NK += counts.scores(_factor(counts, common_1F)).view(*common_1F.shape[:-1], -1).mT
     return joint_NK
 
 
 def _scored(
     counts: Counts, start: int, stop: int, double: Factor, single: Single | None
 ) -> Iterator[tuple[slice, DenseRows | SparseRows, Tensor, Tensor]]:
-    """Rows start to stop in chunks, each with A @ W + bias, (J, N), and those of its rows too far for float32."""
+    """Rows start to stop in chunks, each with its scores, (J, N), and those of its rows too far for float32."""
     factor, none_B = double if single is None else single.factor, torch.zeros(0, dtype=torch.int64)
     for chunk, rows in counts.chunks(start, stop, len(factor.bias_J1), factor.bias_J1.dtype):
         scores_JN, far_B = rows.scores(factor), none_B
@@ -275,7 +293,7 @@ def expectation(
         counts: N rows of D counts, each as many times as it says (distinct.py).
         logs: tables with any batch axes in front.
         power: of p(x_i, z_i = k) that responsibilities are in proportion to; under 1 they are more alike.
-        dtype: of the products; sums over chunks are in float64 always.
+        dtype: of the products; sums of chunks are in float64 always.
     Returns:
         The statistics, and the log likelihood (...), z and b summed out (where the power is 1).
     """
@@ -289,38 +307,31 @@ def expectation(
 
 
 def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dtype) -> tuple[Statistics, Tensor]:
-    whole = weights(counts, logs)
-    own, common = centred(whole)
-    double, batch = _factor(counts, own if power == 1 else power * own), own.shape[:-1]
+    W_KF, log_rho_KD = weights(counts, logs)
+    own_KF, common_1F = centred(W_KF)
+    batch, double = own_KF.shape[:-1], _factor(counts, own_KF if power == 1 else power * own_KF)
     single = None if dtype == torch.float64 else in_float32(counts, double)
 
     @torch.inference_mode()
-    def part(start: int, stop: int) -> Sums:
-        return _sums(counts, start, stop, double, single, batch)
+    def part(start: int, stop: int) -> Pass:
+        return _pass(counts, start, stop, double, single, batch)
 
     parts = in_parts(counts.n_rows, _width(counts, len(double.bias_J1)), part)
-    sums, n_K, log_likelihood = (_total(values) for values in zip(*parts, strict=True))
-    A_KE = counts.decode(sums).unflatten(0, batch)
+    sums_JE, n_K, log_likelihood = (_total(values) for values in zip(*parts, strict=True))
+    A_KE = counts.decode(sums_JE).unflatten(0, batch)
     # Responsibilities add up to 1, so that the sums of all components are those of the table; in float32, nearly.
     total_E = A_KE.sum(-2) if single is None else counts.totals()
-    common_E, times_N = common.squeeze(-2), counts.times(slice(0, counts.n_rows), torch.float64)
-    log_likelihood += (total_E * common_E[..., :-1]).sum(-1) + times_N.sum() * common_E[..., -1]
-    rho_KD = whole[..., counts.n_features : 2 * counts.n_features].exp()
+    common_F, times_N = common_1F.squeeze(-2), counts.times(slice(0, counts.n_rows), torch.float64)
+    log_likelihood += (total_E * common_F[..., :-1]).sum(-1) + times_N.sum() * common_F[..., -1]
+    rho_KD = log_rho_KD.exp()
     expected = _from_sums(counts, n_K, A_KE, lambda zeros_KD: rho_KD * zeros_KD)
     return expected, log_likelihood - counts.log_factorial_N @ times_N
 
 
-class Sums(NamedTuple):
-    """What a pass sums up over rows, float64."""
-
-    sums_JE: Tensor  # R @ A as the chunks hold it
-    n_K: Tensor
-    log_likelihood: Tensor  # (...)
-
-
-def _sums(counts: Counts, start: int, stop: int, double: Factor, single: Single | None, batch: torch.Size) -> Sums:
+def _pass(counts: Counts, start: int, stop: int, double: Factor, single: Single | None, batch: torch.Size) -> Pass:
     """Rows start to stop, those too far for float32 in float64."""
-    sums_JE, n_RK, log_likelihoods = counts.no_sums(len(double.bias_J1)), [], []
+    sums_JE, n_K = counts.no_sums(len(double.bias_J1)), torch.zeros(batch, dtype=torch.float64)
+    log_likelihood = torch.zeros(batch[:-1], dtype=torch.float64)
     summable, far = True, []
     for chunk, rows, scores_JN, far_B in _scored(counts, start, stop, double, single):
         summable = summable and _summable(scores_JN)
@@ -332,12 +343,12 @@ def _sums(counts: Counts, start: int, stop: int, double: Factor, single: Single 
             log_likelihood_N1[..., far_B, :] = 0.0
             far.append(chunk.start + far_B)
         rows.add_sums(scores_JN, sums_JE)
-        n_RK.append(R_NK.sum(-2))
-        log_likelihoods.append(log_likelihood_N1.sum((-2, -1), dtype=torch.float64))
-    sums = Sums(sums_JE, torch.stack(n_RK).sum(0, dtype=torch.float64), torch.stack(log_likelihoods).sum(0))
+        n_K += R_NK.sum(-2)
+        log_likelihood += log_likelihood_N1.sum((-2, -1), dtype=torch.float64)
+    done = Pass(sums_JE, n_K, log_likelihood)
     for far_B in torch.cat(far).split(FAR) if far else ():
-        sums = Sums(*map(torch.add, sums, _sums(counts.take(far_B), 0, len(far_B), double, None, batch)))
-    return sums
+        done = Pass(*map(torch.add, done, _pass(counts.take(far_B), 0, len(far_B), double, None, batch)))
+    return done
 
 
 def log_likelihood(counts: Counts, parameters: Parameters) -> Tensor:

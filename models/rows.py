@@ -26,9 +26,9 @@ MOST_CODES = 2**15
 
 
 class Factor(NamedTuple):
-    """What A is multiplied with from the right: scores = W @ A.T + bias."""
+    """What a chunk is multiplied with for its scores, W @ A.T + bias."""
 
-    W_JE: Tensor
+    W_JE: Tensor  # as counts.encode returns it
     bias_J1: Tensor
 
 

@@ -1,9 +1,9 @@
 """Products in float32 that keep the log joint to 1e-4: rows that would lose more are told apart.
 
 Rounding grows with the numbers that are summed up, so the weights that come here are centred (kernel.py). How much is
-lost is measured, not guessed. The reach of a row is the most that |A| @ |W| comes to for any component; on some rows
-the error is measured against float64, as a share of their reach, and every row for whose reach that share comes to
-1e-4 or more is multiplied in float64. Large counts have a long reach.
+lost is measured, not guessed. The reach of a row is |A| times the largest |W| of each column, which no component's
+numbers add up to more than; on some rows the error is measured against float64, as a share of their reach, and every
+row for whose reach that share comes to 1e-4 or more is multiplied in float64. Large counts have a long reach.
 """
 
 from typing import NamedTuple
@@ -24,8 +24,9 @@ CARE = 1.5
 # Least share of rows within reach for which float32 is worth its trouble.
 WORTH = 0.5
 
-# Below, an entry is a log 0 made finite: its component is ruled out, whatever the rounding.
-RULED_OUT = -1e9
+# Below, a weight or a score is a log 0 made finite, and no count leads to it: its component is ruled out, whatever the
+# rounding.
+RULED_OUT = -1e13
 
 
 class Single(NamedTuple):
@@ -42,10 +43,10 @@ def in_float32(counts: Counts, factor: Factor) -> Single | None:
         counts: N rows in memory.
         factor: centred, float64.
     """
-    table_EJ = torch.cat([factor.W_JE, factor.bias_J1], dim=1).T
-    reach_E = torch.where(table_EJ > RULED_OUT, table_EJ.abs(), 0.0).amax(1, keepdim=True)
-    table_JE = torch.cat([table_EJ, reach_E], dim=1).T
-    double = Factor(table_JE[:, :-1], table_JE[:, -1:])
+    table_FJ = torch.cat([factor.W_JE, factor.bias_J1], dim=1).T
+    reach_F = torch.where(table_FJ > RULED_OUT, table_FJ.abs(), 0.0).amax(1, keepdim=True)
+    table_JF = torch.cat([table_FJ, reach_F], dim=1).T
+    double = Factor(table_JF[:, :-1], table_JF[:, -1:])
     single = Factor(*(table.to(torch.float32) for table in double))
     n_measured = min(counts.n_rows, SOME + counts.n_rows // ONE_IN, MOST)
     rows_N = torch.linspace(0, counts.n_rows - 1, n_measured, dtype=torch.float64).to(torch.int64)

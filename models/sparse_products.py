@@ -10,9 +10,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 try:
-    from scipy.sparse import _sparsetools as adding
+    from scipy.sparse._sparsetools import csc_matvecs, csr_matvecs
 except ImportError:
-    adding = None
+    csc_matvecs = csr_matvecs = None
 
 
 class Cells(NamedTuple):
@@ -26,22 +26,24 @@ class Cells(NamedTuple):
 
 def add_product(cells: Cells, W_EJ: np.ndarray, out_NJ: np.ndarray) -> None:
     """out += cells @ W, all of one type, tables in C order."""
+    assert out_NJ.flags.c_contiguous
     n_rows, n_products = out_NJ.shape
-    if adding is None:
+    if csr_matvecs is None:
         out_NJ += _matrix(cells) @ W_EJ
     else:
         indptr, column, value, n_columns = cells
-        adding.csr_matvecs(n_rows, n_columns, n_products, indptr, column, value, W_EJ.ravel(), out_NJ.ravel())
+        csr_matvecs(n_rows, n_columns, n_products, indptr, column, value, W_EJ.ravel(), out_NJ.ravel())
 
 
 def add_transposed_product(cells: Cells, R_NJ: np.ndarray, out_EJ: np.ndarray) -> None:
     """out += cells.T @ R, all of one type, tables in C order."""
+    assert out_EJ.flags.c_contiguous
     n_rows, n_products = R_NJ.shape
-    if adding is None:
+    if csc_matvecs is None:
         out_EJ += _matrix(cells).T @ R_NJ
     else:
         indptr, column, value, n_columns = cells
-        adding.csc_matvecs(n_columns, n_rows, n_products, indptr, column, value, R_NJ.ravel(), out_EJ.ravel())
+        csc_matvecs(n_columns, n_rows, n_products, indptr, column, value, R_NJ.ravel(), out_EJ.ravel())
 
 
 def _matrix(cells: Cells) -> csr_array:

@@ -25,11 +25,14 @@ _n_threads: ContextVar[int | None] = ContextVar("n_threads", default=None)
 
 
 def in_parts(n: int, size: int, function: Callable[[int, int], Result]) -> list[Result]:
-    """function(start, stop) of contiguous parts of n rows, side by side, one of them in this thread.
+    """function(start, stop) of contiguous parts of n rows, side by side.
+
+    Where torch leaves this thread to itself (threads_for_parts), the first part runs in it, which saves waking another.
+    A part that goes wrong is told at once; what others still write goes nowhere.
 
     Args:
         n: rows to share out.
-        size: numbers in one of them.
+        size: numbers in a row.
         function: called with the bounds of each part.
     Returns:
         The results in order.
@@ -37,25 +40,23 @@ def in_parts(n: int, size: int, function: Callable[[int, int], Result]) -> list[
     n_parts = min(n, _n_threads.get() or torch.get_num_threads(), max(1, n * size // PART))
     if n_parts <= 1:
         return [function(0, n)]
-    first, *others = itertools.pairwise(n * i // n_parts for i in range(n_parts + 1))
-    with _threads(torch_has=1, parts_have=1):
-        pool = _pool(n_parts - 1, os.getpid())
-        at_work = [pool.submit(function, *part) for part in others]
-        return [function(*first), *(part.result() for part in at_work)]
+    bounds = list(itertools.pairwise(n * i // n_parts for i in range(n_parts + 1)))
+    n_here = int(torch.get_num_threads() == 1)
+    pool = _pool(n_parts - n_here, os.getpid())
+    others = [pool.submit(function, *part) for part in bounds[n_here:]]
+    token = _n_threads.set(1)
+    try:
+        return [*(function(*part) for part in bounds[:n_here]), *(other.result() for other in others)]
+    finally:
+        _n_threads.reset(token)
 
 
 @contextmanager
 def threads_for_parts() -> Iterator[None]:
-    """Within it torch's threads work on parts alone, and whatever else torch does runs in one."""
-    with _threads(torch_has=1, parts_have=_n_threads.get() or torch.get_num_threads()):
-        yield
-
-
-@contextmanager
-def _threads(torch_has: int, parts_have: int) -> Iterator[None]:
+    """Within it torch's threads work on parts alone, and whatever else torch does, in any thread, runs in one."""
     before = torch.get_num_threads()
-    token = _n_threads.set(parts_have)
-    torch.set_num_threads(torch_has)
+    token = _n_threads.set(_n_threads.get() or before)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -65,5 +66,11 @@ def _threads(torch_has: int, parts_have: int) -> Iterator[None]:
 
 @cache
 def _pool(n: int, process: int) -> ThreadPoolExecutor:
-    """n threads in which there are no others; threads do not survive a fork, hence the process id."""
-    return ThreadPoolExecutor(n, thread_name_prefix="zipmix", initializer=torch.set_num_threads, initargs=(1,))
+    """n threads, in each of which torch has one; threads do not survive a fork, hence the process id."""
+    return ThreadPoolExecutor(n, thread_name_prefix="zipmix", initializer=_alone)
+
+
+def _alone() -> None:
+    # A thread that has never asked for torch's number takes over that of the process at its first operation.
+    torch.get_num_threads()
+    torch.set_num_threads(1)

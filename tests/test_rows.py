@@ -1,5 +1,6 @@
 """How rows arrive changes nothing: dense, sparse, integer, in chunks, parts and batches, held to the model by cells."""
 
+import functools
 import subprocess
 import sys
 
@@ -15,9 +16,11 @@ from zipmix.models import counts as counts_module
 from zipmix.models import kernel as kernel_module
 from zipmix.models import rows as rows_module
 from zipmix.models import sparse_products
+from zipmix.models import threads as threads_module
 from zipmix.models.counts import as_counts, as_table
 from zipmix.models.kernel import expectation, log_joint, logs, rho, statistics
 from zipmix.models.rows import Factor, SparseRows
+from zipmix.models.threads import in_parts
 
 N, D, K, R = 97, 7, 3, 4
 NAN = float("nan")
@@ -84,8 +87,23 @@ def arrival(request, monkeypatch):
     if request.param != "one chunk":
         for module in (rows_module, counts_module):
             monkeypatch.setattr(module, "CHUNK", 800)
-    if request.param == "two threads":
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    if request.param != "two threads":
+        yield
+        return
+    parts = []
+
+    def part(function, *bounds):
+        parts.append(bounds)
+        return function(*bounds)
+
+    monkeypatch.setattr(threads_module, "PART", 1)
+    monkeypatch.setattr(
+        kernel_module, "in_parts", lambda n, size, function: in_parts(n, size, functools.partial(part, function))
+    )
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+    assert len(parts) != 1
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.2])
@@ -169,6 +187,7 @@ def test_scores_of_any_size_give_the_statistics_of_the_model(form, spread, arriv
         assert not any(said)
     elif len(said) > 2:
         assert any(said)
+    if spread == "large scores later":
         assert not all(said)
 
 
@@ -197,6 +216,52 @@ def test_what_a_component_rules_out_it_does_not_get(form, edge, arrival):
         close(a, b)
 
 
+@pytest.mark.parametrize("form", ["float64", "csr"])
+def test_a_row_that_every_component_rules_out_leaves_all_finite(form):
+    X, theta = table(21), point(22)
+    theta.lam[..., -1] = 0.0
+    X[:, -1] = 0
+    X[3, -1] = 2
+    counts = as_counts(as_table(FORMS[form](X)).X)
+    found, log_likelihood = expectation(counts, logs(theta))
+    assert all(bool(field.isfinite().all()) for field in (*found, log_likelihood))
+    assert (log_likelihood < -1e14).all()
+    close(found.n.sum(-1), torch.full((R,), float(N), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("big", [1e4, 1e6])
+def test_a_few_rows_of_large_counts_cost_the_others_no_accuracy(big):
+    """A component far from the others must put no large numbers into their scores: held to 80-bit arithmetic."""
+    rng = np.random.default_rng(0)
+    X = rng.poisson(3.0, size=(2000, 4)) * (rng.random((2000, 4)) < 0.7).astype(float)
+    X[:5] = rng.poisson(big, size=(5, 4))
+    pi = np.array([0.6, 0.3975, 0.0025])
+    lam = np.concatenate([rng.uniform(1, 5, size=(2, 4)), np.full((1, 4), big)])
+    omega = rng.uniform(0.5, 0.9, size=lam.shape)
+    theta = Parameters(*map(torch.from_numpy, (pi, omega, lam)))
+    found, log_likelihood = expectation(as_counts(as_table(X).X), logs(theta))
+    x, long = X[:, None].astype(np.longdouble), np.longdouble
+    log_factorial = torch.lgamma(torch.from_numpy(X) + 1).numpy()[:, None]
+    on = np.log(omega.astype(long)) + x * np.log(lam.astype(long)) - lam.astype(long) - log_factorial
+    cell = np.where(x > 0, on, np.log1p(-omega.astype(long) * -np.expm1(-lam.astype(long))))
+    joint = np.log(pi.astype(long)) + cell.sum(-1)
+    top = joint.max(1, keepdims=True)
+    total = np.exp(joint - top).sum(1, keepdims=True)
+    n_K = (np.exp(joint - top) / total).sum(0)
+    # What float64 makes of the five rows, whose terms are as large as their counts times the log of a rate.
+    rounding = 2.0**-52 * 5 * 4 * big * np.log(big) * 8
+    assert abs(float(log_likelihood - float((top + np.log(total)).sum()))) < 1e-9 + rounding
+    np.testing.assert_allclose(found.n, n_K.astype(float), rtol=1e-11)
+
+
+def test_em_climbs_where_a_few_rows_have_large_counts():
+    rng = np.random.default_rng(1)
+    X = rng.poisson(3.0, size=(2000, 4)) * (rng.random((2000, 4)) < 0.7).astype(float)
+    X[:5] = rng.poisson(1e6, size=(5, 4))
+    trace = zipmix.fit(X, 3, n_starts=1, annealing=0, split_merge=0, accelerate=False, max_iter=200).trace
+    assert (trace.diff() >= -1e-12 * trace[1:].abs()).all()
+
+
 def test_scores_of_many_chunks_are_those_of_one(monkeypatch):
     """Chunks share the memory of their scores; what is handed out is its own."""
     X = table(17)
@@ -207,9 +272,19 @@ def test_scores_of_many_chunks_are_those_of_one(monkeypatch):
         A = torch.from_numpy(np.concatenate([X, X > 0], axis=1).astype(float))
         want = W @ A.T + factor.bias_J1
         whole = counts.scores(factor)
-        monkeypatch.setattr(counts_module, "CHUNK", 400)
-        close(counts.scores(factor), want, 1e-13)
+        with monkeypatch.context() as small:
+            small.setattr(counts_module, "CHUNK", 400)
+            close(counts.scores(factor), want, 1e-13)
         close(whole, want, 1e-13)
+
+
+@pytest.mark.parametrize("form", ["float64", "csr"])
+def test_memory_of_scores_serves_in_and_out_of_inference_mode(form):
+    counts = as_counts(as_table(FORMS[form](table(20, n=11))).X)
+    factor = Factor(counts.encode(torch.ones(3, counts.n_columns, dtype=torch.float64)), torch.zeros(3, 1).double())
+    with torch.inference_mode():
+        inside = counts.scores(factor)
+    assert torch.equal(counts.scores(factor), inside.clone())
 
 
 def test_sparse_products_are_the_same_where_scipy_lends_its_operators_alone(monkeypatch):
@@ -218,7 +293,8 @@ def test_sparse_products_are_the_same_where_scipy_lends_its_operators_alone(monk
     assert [one.letters is None for one in counts] == [False, True]
     cases = [(one, dtype) for one in counts for dtype in (torch.float64, torch.float32)]
     before = [expectation(one, logs(theta), dtype=dtype) for one, dtype in cases]
-    monkeypatch.setattr(sparse_products, "adding", None)
+    for routine in ("csr_matvecs", "csc_matvecs"):
+        monkeypatch.setattr(sparse_products, routine, None)
     for (one, dtype), (was, value) in zip(cases, before, strict=True):
         now, other_value = expectation(one, logs(theta), dtype=dtype)
         tolerance = 1e-13 if dtype == torch.float64 else 1e-6
@@ -366,6 +442,7 @@ def test_float32_multiplies_in_float64_those_rows_alone_that_need_it(monkeypatch
         asked.clear()
         single, double = (expectation(counts, logs(theta), dtype=d)[0] for d in (torch.float32, torch.float64))
         assert not torch.equal(single.n, double.n)
+        assert max(asked[1:], default=0) <= 15
         assert sum(asked[1:]) == expected  # the first are the rows on which the error is measured
     large, theta = heavy(10_000)
     counts = as_counts(as_table(large).X)
@@ -402,6 +479,30 @@ def test_float32_keeps_rows_of_large_counts_between_two_components():
     # An error of 1e-4 in the difference of two log joints moves a responsibility by no more than a quarter of it.
     for a, b in zip(single, double, strict=True):
         close(a, b, 0.25e-4)
+
+
+def test_float32_is_careful_where_the_rows_measured_show_no_error():
+    """Zeros alone where the error is measured, and a row whose sums lose more than 1e-4 where it is not."""
+    X, theta = heavy(10_000, n=20_000)
+    X[np.arange(len(X)) != 7] = 0
+    counts = as_counts(as_table(X).X)
+    exact, single = log_joint(counts, logs(theta)), log_joint(counts, logs(theta), dtype=torch.float32)
+    assert (exact - single).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("lam", [[2e9, 2e9 + 2000], [5e9]])
+def test_float32_takes_no_large_rate_for_a_log_0(lam):
+    rng = np.random.default_rng(0)
+    X = np.where(rng.random((500, 1)) < 0.5, 0, rng.poisson(lam[0], size=(500, 1)))
+    theta = Parameters(
+        *(
+            torch.tensor(v, dtype=torch.float64)
+            for v in ([1 / len(lam)] * len(lam), [[0.5]] * len(lam), [[r] for r in lam])
+        )
+    )
+    counts = as_counts(as_table(X).X)
+    exact, single = (expectation(counts, logs(theta), dtype=d)[1] for d in (torch.float64, torch.float32))
+    assert abs(exact - single) < 1e-4 * len(X)
 
 
 def test_float32_adds_what_components_have_in_common_in_float64():

@@ -1,12 +1,13 @@
 """Work shared out among threads: parts in order, side by side, none within a part, and torch left as it was."""
 
+import contextlib
 import os
+import signal
 import threading
 
 import pytest
 import torch
 
-from zipmix.models import threads as threads_module
 from zipmix.models.threads import PART, in_parts, threads_for_parts
 
 
@@ -30,7 +31,8 @@ def test_small_work_is_not_shared_out(n, size, expected, n_threads):
     assert len(in_parts(n, size, lambda start, stop: stop - start)) == expected
 
 
-def test_parts_run_side_by_side_one_of_them_here(n_threads):
+@pytest.mark.parametrize("here", [False, True], ids=["torch shares this thread", "this thread is for parts"])
+def test_parts_run_side_by_side_each_in_one_thread(here, n_threads):
     """All wait for one another, which they could not one by one."""
     meet = threading.Barrier(n_threads, timeout=30)
 
@@ -38,11 +40,27 @@ def test_parts_run_side_by_side_one_of_them_here(n_threads):
         meet.wait()
         return threading.current_thread(), torch.get_num_threads()
 
-    found = in_parts(n_threads, PART, part)
+    with threads_for_parts() if here else contextlib.nullcontext():
+        found = in_parts(n_threads, PART, part)
     assert len({thread for thread, _ in found}) == n_threads
-    assert found[0][0] is threading.current_thread()
+    assert (threading.current_thread() is found[0][0]) == here
     assert all(n == 1 for _, n in found)
     assert torch.get_num_threads() == n_threads
+
+
+def test_sharing_out_leaves_the_threads_of_the_process_as_they_are(n_threads):
+    """torch hands the number that is set anywhere to every thread that comes after."""
+    seen = []
+
+    def part(start, stop):
+        late = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        late.start()
+        late.join()
+
+    in_parts(n_threads, PART, lambda start, stop: stop)
+    torch.set_num_threads(n_threads)
+    in_parts(n_threads, PART, part)
+    assert seen == [n_threads] * n_threads
 
 
 def test_a_part_shares_nothing_out_again(n_threads):
@@ -77,7 +95,7 @@ def test_a_forked_process_has_threads_of_its_own(n_threads):
     in_parts(n_threads, PART, lambda start, stop: stop)
     child = os.fork()
     if child == 0:
+        signal.alarm(60)  # where it waits for threads that it does not have
         found = in_parts(n_threads, PART, lambda start, stop: stop)
         os._exit(0 if found[-1] == n_threads else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert threads_module._pool.cache_info().currsize > 0
