@@ -12,7 +12,7 @@ MAIN   := results/nmes1988
 # Threads that wait by spinning make every product ten times slower where another process wants their core.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-sources := pyproject.toml README.md $(shell find models inference suite -type f -not -name '*.pyc')
+sources := pyproject.toml README.md $(shell find counts models inference suite -type f -not -name '*.pyc')
 checks  := $(shell find tests notebooks benchmarks -type f -not -name '*.pyc' 2>/dev/null)
 
 .PHONY: help compare test bench bench-check browser lint types format clean

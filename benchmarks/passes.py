@@ -15,13 +15,14 @@ from peers import FIT_OF_TWO, gaussian_mixture, numpyro_gradient, poisson_mixtur
 
 import zipmix
 from zipmix import Parameters
+from zipmix.counts.distinct import distinct
+from zipmix.counts.store import Counts, as_counts
+from zipmix.counts.table import as_table
+from zipmix.counts.threads import threads_for_parts
 from zipmix.inference.em import em_step, evaluate
 from zipmix.inference.result import pose
 from zipmix.inference.start import starts
-from zipmix.models.counts import Counts, as_counts, as_table
-from zipmix.models.distinct import distinct
 from zipmix.models.kernel import Logs, expectation, logs
-from zipmix.models.threads import threads_for_parts
 
 LIMIT = "bare products A @ W, R.T @ A"
 ZIPMIX = "zipmix"

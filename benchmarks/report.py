@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import zipmix
-from zipmix.report import write_report
+from zipmix.comparison.report import write_report
 
 METHODS = ("em", "pyro_map", "cavi", "online", "pyro_svi", "gibbs", "collapsed_gibbs")
 SETTINGS = {

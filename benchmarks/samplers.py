@@ -22,9 +22,9 @@ from zipmix import Fit, Prior, fit, load_data, simulate
 from zipmix.inference.arviz_io import ess, rhat
 from zipmix.inference.em import evaluate
 from zipmix.inference.gibbs import sweep
+from zipmix.inference.parallel_tempering import ladder
 from zipmix.inference.result import pose
 from zipmix.inference.start import starts
-from zipmix.inference.tempering import ladder
 from zipmix.models.parameters import Parameters
 
 PRIOR = Prior()

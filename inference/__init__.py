@@ -5,17 +5,18 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from zipmix.counts.checks import InputError, UnknownSetting, check_whole
 from zipmix.inference.cavi import cavi
 from zipmix.inference.collapsed_gibbs import collapsed_gibbs
 from zipmix.inference.em import em
-from zipmix.inference.exact import exact
+from zipmix.inference.evidence.exact import exact
 from zipmix.inference.gibbs import gibbs
 from zipmix.inference.online import online
 from zipmix.inference.pyro_map import pyro_map
 from zipmix.inference.pyro_nuts import pyro_nuts
 from zipmix.inference.pyro_svi import pyro_svi
 from zipmix.inference.result import Fit
-from zipmix.models.parameters import InputError, Prior, UnknownSetting, check_whole
+from zipmix.models.parameters import Prior
 
 METHODS: dict[str, Callable[..., Fit]] = {
     "em": em,

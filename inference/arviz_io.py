@@ -19,10 +19,12 @@ import xarray as xr
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from zipmix.counts.checks import InputError
+from zipmix.counts.store import Counts, Source, as_counts, as_dense
+from zipmix.counts.table import default_names
 from zipmix.inference.result import Fit, Restarts
 from zipmix.models.conjugate import as_conditionals, log_density
-from zipmix.models.counts import Counts, Source, as_counts, as_dense, default_names
-from zipmix.models.parameters import InputError, Parameters, Prior
+from zipmix.models.parameters import Parameters, Prior
 from zipmix.models.posterior import rows_log_likelihood
 from zipmix.models.zip_mixture import Simulation
 

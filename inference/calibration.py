@@ -21,13 +21,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from zipmix.counts.checks import InputError, check_whole
+from zipmix.counts.store import as_counts
 from zipmix.inference import METHODS, check_settings
 from zipmix.inference.loop import progress_bar
 from zipmix.inference.result import Fit
 from zipmix.models.conjugate import as_conditionals, log_density
-from zipmix.models.counts import as_counts
 from zipmix.models.kernel import log_joint, logs, responsibilities
-from zipmix.models.parameters import InputError, Parameters, Prior, check_components, check_prior, check_whole
+from zipmix.models.parameters import Parameters, Prior, check_components, check_prior
 from zipmix.models.zip_mixture import simulate
 
 if TYPE_CHECKING:

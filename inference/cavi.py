@@ -21,6 +21,8 @@ import numpy as np
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from zipmix.counts.checks import check_real, check_whole
+from zipmix.counts.distinct import distinct
 from zipmix.inference.loop import iterate
 from zipmix.inference.result import Fit, Problem, pose, restarts_alone
 from zipmix.inference.start import Init, starts
@@ -33,9 +35,8 @@ from zipmix.models.conjugate import (
     expected_logs,
     mean,
 )
-from zipmix.models.distinct import distinct
 from zipmix.models.kernel import expectation, logs
-from zipmix.models.parameters import Parameters, Prior, check_real, check_whole, require_proper
+from zipmix.models.parameters import Parameters, Prior, require_proper
 
 
 class State(NamedTuple):

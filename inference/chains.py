@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from zipmix.counts.checks import InputError, check_whole
 from zipmix.inference.loop import Loop, State, iterate
 from zipmix.inference.result import Fit, Problem
 from zipmix.inference.start import Init, starts
-from zipmix.models.parameters import InputError, Parameters, check_whole
+from zipmix.models.parameters import Parameters
 
 # Split R-hat of the log posterior below which the chains are taken to agree (Vehtari et al., 2021).
 R_HAT = 1.01

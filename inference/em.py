@@ -23,16 +23,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipmix.counts.checks import InputError, check_flag, check_real, check_whole
+from zipmix.counts.distinct import distinct
+from zipmix.counts.store import Counts
+from zipmix.counts.threads import threads_for_parts
 from zipmix.inference.loop import Loop, Race, iterate, out_of_time, progress_bar, together
 from zipmix.inference.result import SAME_OPTIMUM, Fit, Problem, Restarts, pose
 from zipmix.inference.split_merge import proposals
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, log_density_at, mode
-from zipmix.models.counts import Counts
-from zipmix.models.distinct import distinct
 from zipmix.models.kernel import exact_logs, expectation, floored, logs
-from zipmix.models.parameters import InputError, Parameters, Prior, check_flag, check_real, check_whole, require_mode
-from zipmix.models.threads import threads_for_parts
+from zipmix.models.parameters import Parameters, Prior, require_mode
 
 Precision = Literal["float64", "float32"]
 Auto = Literal["auto"]

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipmix.counts.store import Counts
 from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
+from zipmix.inference.parallel_tempering import Ladder, ladder, spaced, swap, tempered_logs, tempered_statistics
 from zipmix.inference.result import Fit, Problem, pose
 from zipmix.inference.start import Init
-from zipmix.inference.tempering import Ladder, ladder, spaced, swap, tempered_logs, tempered_statistics
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, draw, log_density
-from zipmix.models.counts import Counts
 from zipmix.models.kernel import Logs, Statistics, log_joint, logs, responsibilities, rho, statistics
 from zipmix.models.parameters import Parameters, Prior, require_proper
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from zipmix.models.progress import bar
+from zipmix.counts.progress import bar
 
 State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
 

@@ -22,6 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipmix.counts.checks import InputError, check_real, check_whole
+from zipmix.counts.store import Counts, as_counts
+from zipmix.counts.stream import Stream, stacked
+from zipmix.counts.table import Table, as_table
 from zipmix.inference.cavi import divergence
 from zipmix.inference.loop import out_of_time, progress_bar, settled
 from zipmix.inference.result import Fit, restarts_alone
@@ -36,20 +40,8 @@ from zipmix.models.conjugate import (
     mean,
     mode,
 )
-from zipmix.models.counts import Counts, Table, as_counts, as_table
 from zipmix.models.kernel import Logs, Statistics, expectation, logs
-from zipmix.models.parameters import (
-    InputError,
-    Parameters,
-    Prior,
-    check_components,
-    check_prior,
-    check_real,
-    check_whole,
-    require_mode,
-    require_proper,
-)
-from zipmix.models.stream import Stream, stacked
+from zipmix.models.parameters import Parameters, Prior, check_components, check_prior, require_mode, require_proper
 
 Algorithm = Literal["em", "vb"]
 

@@ -18,10 +18,11 @@ from pyro.optim import ClippedAdam
 from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
+from zipmix.counts.checks import check_real, check_whole
 from zipmix.inference.loop import Loop, iterate, out_of_time
 from zipmix.inference.result import Fit, Problem, pose, restarts_alone
 from zipmix.inference.start import Init, interior, starts
-from zipmix.models.parameters import Parameters, Prior, check_real, check_whole, require_mode, require_proper
+from zipmix.models.parameters import Parameters, Prior, require_mode, require_proper
 from zipmix.models.zip_mixture import log_density, zip_mixture
 
 # A gradient below this, relative to the objective, is zero to the accuracy of the sum over rows.

@@ -18,10 +18,11 @@ from pyro.infer.mcmc import NUTS
 from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 
+from zipmix.counts.checks import InputError, check_whole
 from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
 from zipmix.inference.result import Fit, Problem, pose
 from zipmix.inference.start import Init, interior
-from zipmix.models.parameters import InputError, Parameters, Prior, check_whole, require_proper
+from zipmix.models.parameters import Parameters, Prior, require_proper
 from zipmix.models.posterior import log_posterior_at
 from zipmix.models.zip_mixture import zip_mixture
 

@@ -19,13 +19,14 @@ from pyro.infer.autoguide import AutoNormal, init_to_value
 from pyro.optim import ClippedAdam
 from torch.distributions import Distribution, biject_to, constraints
 
+from zipmix.counts.checks import InputError, check_real, check_whole
 from zipmix.inference.loop import iterate, settled
 from zipmix.inference.pyro_map import Value
 from zipmix.inference.result import Fit, Problem, pose
 from zipmix.inference.start import Init, interior, starts
 from zipmix.models.conjugate import Conditionals, as_conditionals, as_distributions, complete_conditionals
 from zipmix.models.kernel import expectation, logs
-from zipmix.models.parameters import InputError, Parameters, Prior, check_real, check_whole, require_proper
+from zipmix.models.parameters import Parameters, Prior, require_proper
 from zipmix.models.posterior import log_posterior_at
 from zipmix.models.zip_mixture import zip_mixture
 

@@ -13,9 +13,11 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from zipmix.models.counts import Counts, Source, Table, as_counts, as_dense, as_table, default_names
+from zipmix.counts.checks import InputError
+from zipmix.counts.store import Counts, Source, as_counts, as_dense
+from zipmix.counts.table import Table, as_table, default_names
 from zipmix.models.kernel import log_joint, log_likelihood, logs, responsibilities, rho
-from zipmix.models.parameters import InputError, Parameters, Prior, check_components, check_prior
+from zipmix.models.parameters import Parameters, Prior, check_components, check_prior
 from zipmix.models.posterior import blocks
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipmix.counts.store import Counts
 from zipmix.inference.start import few_rows, nearest_seeds
 from zipmix.models.conjugate import complete_conditionals, mean
-from zipmix.models.counts import Counts
 from zipmix.models.kernel import log_joint, logs, responsibilities, statistics
 from zipmix.models.parameters import Parameters, Prior
 

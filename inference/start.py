@@ -13,19 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipmix.counts.checks import InputError, check_whole
+from zipmix.counts.distinct import distinct
+from zipmix.counts.rows import Factor
+from zipmix.counts.store import Counts, Source, as_dense
 from zipmix.models.conjugate import Conditionals, as_conditionals, complete_conditionals, draw, mean
-from zipmix.models.counts import Counts, Source, as_dense
-from zipmix.models.distinct import distinct
 from zipmix.models.kernel import Statistics, expectation, logs, statistics
-from zipmix.models.parameters import (
-    InputError,
-    Parameters,
-    Prior,
-    check_parameters,
-    check_whole,
-    require_proper,
-)
-from zipmix.models.rows import Factor
+from zipmix.models.parameters import Parameters, Prior, check_parameters, require_proper
 
 Init = Literal["kmeans++", "small-em", "prior"]
 

@@ -32,11 +32,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipmix.models.counts import Counts
+from zipmix.counts.float32 import Single, in_float32
+from zipmix.counts.rows import DenseRows, Factor, SparseRows
+from zipmix.counts.store import Counts
+from zipmix.counts.threads import in_parts
 from zipmix.models.parameters import Parameters
-from zipmix.models.rows import DenseRows, Factor, SparseRows
-from zipmix.models.single import Single, in_float32
-from zipmix.models.threads import in_parts
 
 # log 0, kept finite so that 0 * log 0 is 0 in a matrix product; below every -lambda that a count can lead to.
 LOG_ZERO = -1e15

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zipmix.counts.store import Counts, as_counts
+from zipmix.counts.table import as_table
 from zipmix.models.conjugate import as_conditionals, log_density
-from zipmix.models.counts import Counts, as_counts, as_table
 from zipmix.models.kernel import log_likelihood
 from zipmix.models.parameters import Parameters, Prior, check_parameters, check_prior
 

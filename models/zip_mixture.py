@@ -25,15 +25,8 @@ from pyro.infer.inspect import TrackProvenance
 from pyro.ops.provenance import ProvenanceTensor, get_provenance
 from torch import Tensor
 
-from zipmix.models.parameters import (
-    Parameters,
-    Prior,
-    check_components,
-    check_parameters,
-    check_prior,
-    check_whole,
-    require_proper,
-)
+from zipmix.counts.checks import check_whole
+from zipmix.models.parameters import Parameters, Prior, check_components, check_parameters, check_prior, require_proper
 
 
 def zip_mixture(

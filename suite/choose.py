@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from zipmix.counts.checks import InputError
 from zipmix.inference import fit
 from zipmix.inference.arviz_io import loo
-from zipmix.inference.evidence import RELABELLED, log_evidence_annealed, log_evidence_chib
+from zipmix.inference.evidence.chib import RELABELLED, log_evidence_annealed, log_evidence_chib
 from zipmix.inference.loop import progress_bar
-from zipmix.models.parameters import InputError, Prior, check_components, check_prior
+from zipmix.models.parameters import Prior, check_components, check_prior
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -132,9 +132,9 @@ def compare_command(
         _compare_study(context, data, output, overwrite=overwrite)
         return
     import zipmix
-    from zipmix.comparison import DEFAULT_METHODS
+    from zipmix.comparison.comparison import DEFAULT_METHODS
+    from zipmix.comparison.report import write_report
     from zipmix.outputs import comparison_table, refuse_folder
-    from zipmix.report import write_report
 
     if components is None:
         raise zipmix.InputError("-k is missing: give the number of components, as in -k 3, or a study file (.toml).")
@@ -171,7 +171,7 @@ def report_command(
 
         typer.echo(f"wrote {rewrite_study(folder)}")
         return
-    from zipmix.report import read_comparison, write_report
+    from zipmix.comparison.report import read_comparison, write_report
 
     typer.echo(f"wrote {write_report(read_comparison(folder), folder, overwrite=True)}")
 
@@ -191,8 +191,8 @@ def simulate_command(
 ) -> None:
     """Draw parameters and counts from the model."""
     import zipmix
+    from zipmix.counts.table import default_names
     from zipmix.inference.arviz_io import save_simulation
-    from zipmix.models.counts import default_names
     from zipmix.outputs import refuse_files, write_csv, write_whole
 
     refuse_files((file, truth), overwrite=overwrite)
@@ -214,7 +214,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from zipmix.models.parameters import InputError
+        from zipmix.counts.checks import InputError
 
         if not isinstance(error, InputError):
             raise
@@ -223,7 +223,7 @@ def main() -> None:
 
 
 def _compare_study(context: typer.Context, path: str, output: Path | None, *, overwrite: bool) -> None:
-    from zipmix.models.parameters import InputError
+    from zipmix.counts.checks import InputError
     from zipmix.study import run_study
 
     for name in context.params:
@@ -256,7 +256,7 @@ def assignments(texts: list[str], option: str) -> dict[str, Any]:
     Raises:
         InputError: no "=" in a text, or the same name twice.
     """
-    from zipmix.models.parameters import InputError
+    from zipmix.counts.checks import InputError
 
     values: dict[str, Any] = {}
     for text in texts:
@@ -279,7 +279,8 @@ def parse_prior(texts: list[str]) -> "Prior":
     Raises:
         InputError: an unknown name or a value that is no number.
     """
-    from zipmix.models.parameters import FLAT, InputError, Prior
+    from zipmix.counts.checks import InputError
+    from zipmix.models.parameters import FLAT, Prior
 
     if texts == ["flat"]:
         return FLAT
@@ -293,7 +294,7 @@ def parse_prior(texts: list[str]) -> "Prior":
 
 
 def _by_method(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    from zipmix.models.parameters import InputError
+    from zipmix.counts.checks import InputError
 
     nested: dict[str, dict[str, Any]] = {}
     for name, value in settings.items():

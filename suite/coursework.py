@@ -19,13 +19,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributions
 
+from zipmix.counts.checks import InputError, check_whole
+from zipmix.counts.store import as_counts
+from zipmix.files.safe_pickle import load_pickle
 from zipmix.inference.em import em as run_em
 from zipmix.inference.start import starts
 from zipmix.models import conjugate, kernel
-from zipmix.models.counts import as_counts
-from zipmix.models.parameters import InputError, Parameters, Prior, check_prior, check_whole
+from zipmix.models.parameters import Parameters, Prior, check_prior
 from zipmix.models.zip_mixture import simulate
-from zipmix.safe_pickle import load_pickle
 
 State = Mapping[str, Tensor]
 

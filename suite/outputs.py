@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zipmix.models.parameters import InputError
+from zipmix.counts.checks import InputError
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from zipmix.comparison import Comparison
+    from zipmix.comparison.comparison import Comparison
     from zipmix.inference.result import Fit
 
 # Columns of a table that are printed beside one another.
@@ -121,7 +121,7 @@ def comparison_table(comparison: "Comparison") -> "Group":
     from rich.table import Table
     from rich.text import Text
 
-    from zipmix.tables import methods_table
+    from zipmix.comparison.tables import methods_table
 
     _, headers, rows = methods_table(comparison)
     shown = [number for number, header in enumerate(headers) if header in PRINTED_HEADERS]

@@ -10,7 +10,7 @@ from anndata import AnnData
 
 import zipmix
 from zipmix import InputError, Prior
-from zipmix.models.counts import as_dense
+from zipmix.counts.store import as_dense
 
 N, D, K = 400, 6, 3
 SETTINGS = dict(n_starts=3, seed=2, max_iter=15)

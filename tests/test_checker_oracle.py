@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zipmix.checker import oracle
 from zipmix.checker.problems import SPREAD, Problem, smallest, spread
-from zipmix.models.counts import as_counts
+from zipmix.counts.store import as_counts
 from zipmix.models.kernel import log_joint, logs, responsibilities
 from zipmix.models.parameters import Parameters
 from zipmix.models.zip_mixture import log_density

@@ -16,13 +16,13 @@ import torch
 from scipy import stats
 
 import zipmix
-from zipmix.comparison import Comparison, compare
-from zipmix.held_out import score, split
+from zipmix.comparison.comparison import Comparison, compare
+from zipmix.comparison.held_out import score, split
+from zipmix.comparison.report import as_record, read_comparison, write_report
+from zipmix.comparison.tables import TextTable, as_latex, methods_table
+from zipmix.comparison.verdict import Verdict, agreeing_digits, interval, reach_verdict
 from zipmix.models.parameters import Parameters
 from zipmix.outputs import refuse_folder
-from zipmix.report import as_record, read_comparison, write_report
-from zipmix.tables import TextTable, as_latex, methods_table
-from zipmix.verdict import Verdict, agreeing_digits, interval, reach_verdict
 
 QUICK = {
     "pyro_map": {"n_adam": 20},
@@ -49,7 +49,7 @@ def folder(compared: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zipmix.plots.comparison_figures", lambda _: {})
+    monkeypatch.setattr("zipmix.comparison.figures.comparison_figures", lambda _: {})
 
 
 def test_methods_begin_at_the_same_starts(compared: Comparison) -> None:
@@ -105,7 +105,7 @@ def test_the_verdict_says_that_derivation_and_autodiff_agree(compared: Compariso
 def test_the_verdict_sees_a_wrong_optimum(compared: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from zipmix import verdict
+    from zipmix.comparison import verdict
 
     em = compared.fits["em"]
     moved = replace(em, parameters=em.parameters._replace(lam=em.parameters.lam * 1.01), objective=em.objective + 1e-3)
@@ -354,7 +354,7 @@ def test_a_report_that_fails_leaves_the_old_one(
     def fail(*_: object) -> str:
         raise OSError("no space left")
 
-    monkeypatch.setattr("zipmix.report.render", fail)
+    monkeypatch.setattr("zipmix.comparison.report.render", fail)
     with pytest.raises(OSError, match="no space"):
         write_report(compared, place, overwrite=True)
     assert (place / "report.html").read_bytes() == before
@@ -396,7 +396,7 @@ def test_a_move_that_fails_leaves_the_old_report(
             raise OSError("no space left")
         move(source, target)
 
-    monkeypatch.setattr("zipmix.report.os.replace", fail)
+    monkeypatch.setattr("zipmix.comparison.report.os.replace", fail)
     with pytest.raises(OSError, match="no space"):
         write_report(compared, place, overwrite=True)
     after = {path.relative_to(place): path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
@@ -428,7 +428,7 @@ def test_the_command_is_the_call_with_its_arguments(compared: Comparison) -> Non
 def test_the_verdict_draws_no_conclusion_from_methods_that_were_stopped(compared: Comparison) -> None:
     from dataclasses import replace
 
-    from zipmix import verdict
+    from zipmix.comparison import verdict
 
     em, pyro_map = compared.fits["em"], compared.fits["pyro_map"]
     for converged, words in ((True, "several modes"), (False, "nothing follows")):
@@ -481,7 +481,7 @@ def test_too_few_draws_are_not_judged() -> None:
 
 
 def test_a_table_too_small_to_hold_rows_out_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zipmix import comparison
+    from zipmix.comparison import comparison
 
     labels = []
     inner = comparison.run_methods
@@ -497,7 +497,7 @@ def test_a_table_too_small_to_hold_rows_out_is_fitted_once(monkeypatch: pytest.M
 
 
 def test_a_second_fit_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zipmix import runs
+    from zipmix.comparison import runs
 
     inner = runs.fit
 

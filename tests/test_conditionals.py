@@ -7,9 +7,9 @@ import torch
 from pyro import poutine
 
 from zipmix import Parameters, Prior, simulate
-from zipmix.inference.tempering import tempered_logs, tempered_statistics
+from zipmix.counts.store import as_counts
+from zipmix.inference.parallel_tempering import tempered_logs, tempered_statistics
 from zipmix.models.conjugate import as_distributions, complete_conditionals
-from zipmix.models.counts import as_counts
 from zipmix.models.kernel import Statistics, log_joint, logs, responsibilities, rho
 from zipmix.models.parameters import check_prior
 from zipmix.models.zip_mixture import zip_mixture

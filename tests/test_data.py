@@ -15,8 +15,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from zipmix import InputError, fit, load_data
-from zipmix.data import Data
-from zipmix.models.counts import as_table
+from zipmix.counts.table import as_table
+from zipmix.files.data import Data
 
 NAN = float("nan")
 TABLE = np.array([[0.0, 3, NAN], [12, NAN, 1], [0, 0, 7]])

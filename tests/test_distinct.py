@@ -8,9 +8,10 @@ import scipy.sparse as sp
 import torch
 
 import zipmix
-from zipmix.models import distinct as distinct_module
-from zipmix.models.counts import as_counts, as_table
-from zipmix.models.distinct import distinct
+from zipmix.counts import distinct as distinct_module
+from zipmix.counts.distinct import distinct
+from zipmix.counts.store import as_counts
+from zipmix.counts.table import as_table
 from zipmix.models.kernel import expectation, logs
 
 NAN = float("nan")

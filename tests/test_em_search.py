@@ -14,10 +14,10 @@ from torch import Tensor
 
 import zipmix
 from zipmix import METHODS, Parameters
+from zipmix.comparison.report import write_report
+from zipmix.comparison.tables import restarts_table
 from zipmix.inference.em import N_MOVES, N_STARTS, SOUGHT
 from zipmix.inference.loop import Race, iterate, time_budget
-from zipmix.report import write_report
-from zipmix.tables import restarts_table
 
 PLAIN = dict(annealing=0, race=None, split_merge=0)
 

@@ -7,7 +7,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import zipmix
 from zipmix import InputError, Parameters, Prior
-from zipmix.models.counts import as_counts
+from zipmix.counts.store import as_counts
 from zipmix.models.kernel import expectation, logs
 
 

@@ -19,9 +19,9 @@ from zipmix import (
     log_evidence_exact,
     simulate,
 )
-from zipmix.inference.evidence import log_permanent, log_tempered, relabelled_log_density
+from zipmix.counts.store import as_counts
+from zipmix.inference.evidence.chib import log_permanent, log_tempered, relabelled_log_density
 from zipmix.models.conjugate import Conditionals
-from zipmix.models.counts import as_counts
 
 LOOSE = Prior(alpha=0.5, a=0.7, b=1.2, e=0.8, f=0.1)
 

@@ -10,7 +10,7 @@ import torch
 from scipy import integrate, special, stats
 
 from zipmix import METHODS, InputError, Prior, exact_posterior, log_evidence_exact, simulate
-from zipmix.inference.exact import exact
+from zipmix.inference.evidence.exact import exact
 
 NAN = float("nan")
 

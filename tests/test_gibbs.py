@@ -11,10 +11,11 @@ from pyro import poutine
 from scipy import stats
 
 from zipmix import InputError, Parameters, Prior, simulate
+from zipmix.counts.store import as_counts
+from zipmix.counts.table import as_table
 from zipmix.inference.gibbs import draw_b, draw_z, gibbs
 from zipmix.models.conjugate import Conditionals, as_distributions, complete_conditionals, draw
 from zipmix.models.conjugate import log_density as log_density_of
-from zipmix.models.counts import as_counts, as_table
 from zipmix.models.kernel import log_joint, logs, responsibilities, rho, statistics
 from zipmix.models.parameters import check_prior
 from zipmix.models.zip_mixture import log_density, zip_mixture

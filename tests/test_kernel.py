@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from zipmix import InputError, Parameters, Prior, log_posterior
+from zipmix.counts.store import as_counts
+from zipmix.counts.table import as_table
 from zipmix.models import kernel
-from zipmix.models.counts import as_counts, as_table
 from zipmix.models.parameters import check_prior
 from zipmix.models.zip_mixture import log_density
 

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from zipmix import Parameters
-from zipmix.labels import distances, match, matching, reorder
+from zipmix.inference.labels import distances, match, matching, reorder
 
 
 def point(K, D, seed, batch=()):

@@ -13,8 +13,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import zipmix
-from zipmix import InputError, row_order
-from zipmix.models.counts import as_dense
+from zipmix import InputError
+from zipmix.counts.store import as_dense
+from zipmix.files import row_order
 
 BANNER = "%%MatrixMarket matrix coordinate integer general\n"
 

@@ -13,10 +13,10 @@ import torch
 from scipy.sparse import csr_array, issparse
 
 from zipmix import METHODS, Fit, Parameters, Prior, fit, load, simulate
+from zipmix.counts.store import as_counts
 from zipmix.inference.arviz_io import ess
 from zipmix.inference.result import pose
 from zipmix.models.conjugate import complete_conditionals, expected_logs, mean, mode
-from zipmix.models.counts import as_counts
 from zipmix.models.kernel import Statistics, expectation, logs
 
 NAN = float("nan")

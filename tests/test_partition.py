@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zipmix import InputError, Prior, exact_posterior, fit, simulate
-from zipmix.partition import coclustering, draw_partitions, expected_loss, point_partition
+from zipmix.inference.partition import coclustering, draw_partitions, expected_loss, point_partition
 
 
 def partitions(n):

@@ -15,8 +15,8 @@ from matplotlib.patches import Circle, Rectangle
 from scipy import stats
 
 import zipmix
+from zipmix.comparison.figures import SMALLEST_GAP
 from zipmix.inference.result import Fit
-from zipmix.plots import SMALLEST_GAP
 
 
 @pytest.fixture(autouse=True)

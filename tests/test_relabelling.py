@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from zipmix import InputError, Parameters, Prior, fit, simulate
-from zipmix.labels import mixing, relabel, reorder
+from zipmix.inference.labels import mixing, relabel, reorder
 
 
 def responsibilities(X, theta):

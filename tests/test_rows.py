@@ -12,15 +12,16 @@ from torch.distributions import Poisson
 
 import zipmix
 from zipmix import InputError, Parameters, Prior
-from zipmix.models import counts as counts_module
+from zipmix.counts import rows as rows_module
+from zipmix.counts import sparse_products
+from zipmix.counts import store as counts_module
+from zipmix.counts import threads as threads_module
+from zipmix.counts.rows import Factor, SparseRows
+from zipmix.counts.store import as_counts
+from zipmix.counts.table import as_table
+from zipmix.counts.threads import in_parts
 from zipmix.models import kernel as kernel_module
-from zipmix.models import rows as rows_module
-from zipmix.models import sparse_products
-from zipmix.models import threads as threads_module
-from zipmix.models.counts import as_counts, as_table
 from zipmix.models.kernel import expectation, log_joint, logs, rho, statistics
-from zipmix.models.rows import Factor, SparseRows
-from zipmix.models.threads import in_parts
 
 N, D, K, R = 97, 7, 3, 4
 NAN = float("nan")

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from zipmix import InputError
-from zipmix.safe_pickle import load_pickle, loads
+from zipmix.files.safe_pickle import load_pickle, loads
 
 CONTENT: dict[str, Any] = {
     "X": torch.arange(6.0).reshape(2, 3).T,

@@ -144,7 +144,7 @@ def test_figures_of_a_fit_to_sparse_counts_or_a_stream(kind, X):
 def little_memory(monkeypatch):
     """One MiB is free, and more than that is asked about."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
-    monkeypatch.setattr("zipmix.models.memory.SMALL", 2**20)
+    monkeypatch.setattr("zipmix.counts.memory.SMALL", 2**20)
 
 
 WIDE = sp.csr_array(([3.0, 1.0], ([0, 7], [5, 999])), shape=(200, 1000))

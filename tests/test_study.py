@@ -20,7 +20,7 @@ from zipmix.study import rewrite_study, run_study, runs
 from zipmix.study.file import read_study
 from zipmix.study.records import asked
 from zipmix.study.runs import Task, climb, run_cell, warm_up
-from zipmix.workers import in_processes
+from zipmix.study.workers import in_processes
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '<script>alert("x")</script>'
@@ -50,7 +50,7 @@ def place(tmp_path: Path) -> Path:
 
 def here(function: object, tasks: list[Task], *, n_processes: int) -> Iterator[object]:
     """in_processes without processes: the quick way through a study."""
-    from zipmix.workers import Outcome
+    from zipmix.study.workers import Outcome
 
     for task in tasks:
         try:
@@ -63,7 +63,7 @@ def here(function: object, tasks: list[Task], *, n_processes: int) -> Iterator[o
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells run in this process, and no figure is drawn."""
     monkeypatch.setattr(runs, "in_processes", here)
-    monkeypatch.setattr("zipmix.plots.comparison_figures", lambda comparison: {})
+    monkeypatch.setattr("zipmix.comparison.figures.comparison_figures", lambda comparison: {})
     monkeypatch.setattr("zipmix.study.figures.study_figures", lambda summary: {})
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
 

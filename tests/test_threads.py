@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from zipmix.models.threads import PART, in_parts, threads_for_parts
+from zipmix.counts.threads import PART, in_parts, threads_for_parts
 
 
 @pytest.fixture(params=[2, 3])

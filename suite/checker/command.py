@@ -33,7 +33,7 @@ def check_command(
     if file is None:
         _refuse("name a Python file or a notebook to check, or write an empty one with --template")
     from zipmix.checker.engine import check
-    from zipmix.models.parameters import InputError
+    from zipmix.counts.checks import InputError
 
     try:
         report = check(file, quick=quick, reveal=reveal, seed=seed, time_limit=time_limit, memory_limit=memory_limit)
@@ -59,8 +59,8 @@ def coursework_command(
     Where these files are there already they are left as they are. What they hold is read and shown, by an unpickler
     that admits tensors and plain containers only.
     """
+    from zipmix.counts.checks import InputError
     from zipmix.coursework import FILES, read_data, write_data
-    from zipmix.models.parameters import InputError
 
     there = all((folder / name).is_file() for name in FILES)
     try:

@@ -23,7 +23,7 @@ from zipmix.checker.report import Finding, ItemReport, Report
 from zipmix.checker.source import from_functions, read_source
 from zipmix.checker.student import Limits
 from zipmix.checker.worker import Answer, Found, Worker
-from zipmix.models.parameters import InputError
+from zipmix.counts.checks import InputError
 
 # Calls that may be spent on making one problem smaller.
 SHRINKING_CALLS = 60

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zipmix.models.parameters import InputError
+from zipmix.counts.checks import InputError
 
 
 class Statement(NamedTuple):

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, TypeVar
 
-from zipmix import safe_pickle
 from zipmix.checker.source import Source
 from zipmix.checker.student import Limits, Wanted, pack, serve, unpack
-from zipmix.models.parameters import InputError
+from zipmix.counts.checks import InputError
+from zipmix.files import safe_pickle
 
 # Time in which a process must have started before it runs anything of the solution.
 START_SECONDS = 60.0

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zipmix.plots import COLOURS, MARKERS, SMALLEST_GAP
+from zipmix.comparison.figures import COLOURS, MARKERS, SMALLEST_GAP
 from zipmix.study.summary import REACHED, Summary
 
 

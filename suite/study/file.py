@@ -29,10 +29,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zipmix.comparison import DEFAULT_METHODS, check_comparison
-from zipmix.data import load_data
+from zipmix.comparison.comparison import DEFAULT_METHODS, check_comparison
+from zipmix.counts.checks import InputError
+from zipmix.files.data import load_data
 from zipmix.inference import METHODS
-from zipmix.models.parameters import FLAT, InputError, Prior, check_prior
+from zipmix.models.parameters import FLAT, Prior, check_prior
 
 
 class Study(NamedTuple):

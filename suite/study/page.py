@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from zipmix.models.parameters import InputError
+from zipmix.comparison.report import draw, page
+from zipmix.comparison.tables import TextTable, number
+from zipmix.comparison.verdict import SAME_DIGITS
+from zipmix.counts.checks import InputError
 from zipmix.outputs import write_whole
-from zipmix.report import draw, page
 from zipmix.study.file import Cell, Study
 from zipmix.study.summary import REACHED, Outcome, Summary, as_record, summarise
-from zipmix.tables import TextTable, number
-from zipmix.verdict import SAME_DIGITS
 
 
 def write_study(folder: Path, study: Study, cells: Iterable[Cell], *, source: str) -> Path:

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zipmix.report import plain
+from zipmix.comparison.report import plain
 from zipmix.study.file import Cell, Study
 
 

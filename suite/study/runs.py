@@ -19,20 +19,20 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from zipmix.comparison import compare
-from zipmix.data import load_data
+from zipmix.comparison.comparison import compare
+from zipmix.comparison.figures import running_median
+from zipmix.comparison.report import plain, write_report
+from zipmix.counts.checks import InputError
+from zipmix.files.data import load_data
 from zipmix.inference import fit
 from zipmix.inference.loop import progress_bar, time_budget
 from zipmix.inference.result import Fit
-from zipmix.models.parameters import InputError
 from zipmix.models.zip_mixture import simulate
 from zipmix.outputs import write_whole
-from zipmix.plots import running_median
-from zipmix.report import plain, write_report
 from zipmix.study.file import Cell, Study, as_prior, read_study
 from zipmix.study.page import write_study
 from zipmix.study.records import asked, is_done, record_file
-from zipmix.workers import in_processes
+from zipmix.study.workers import in_processes
 
 # Seconds for which a method is tried on a tiny table, before anything is timed.
 WARM_UP = 0.5

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from scipy.stats import rankdata
 
-from zipmix.report import plain
+from zipmix.comparison.report import plain
 from zipmix.study.file import Cell, Study
 from zipmix.study.records import asked, read_record
 

@@ -13,8 +13,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import zipmix
-from zipmix.comparison import compare
-from zipmix.report import write_report
+from zipmix.comparison.comparison import compare
+from zipmix.comparison.report import write_report
 
 CHROMIUM = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]

@@ -33,10 +33,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipmix.counts.checks import InputError, check_real, check_whole
+from zipmix.counts.store import Counts, as_counts
 from zipmix.inference.gibbs import draw_statistics
 from zipmix.inference.loop import progress_bar
+from zipmix.inference.parallel_tempering import tempered_logs, tempered_statistics
 from zipmix.inference.result import Fit, Problem, pose
-from zipmix.inference.tempering import tempered_logs, tempered_statistics
 from zipmix.models.conjugate import (
     Conditionals,
     as_conditionals,
@@ -45,17 +47,8 @@ from zipmix.models.conjugate import (
     log_normalisers,
     mean,
 )
-from zipmix.models.counts import Counts, as_counts
 from zipmix.models.kernel import Statistics, expectation, log_joint, logs, responsibilities
-from zipmix.models.parameters import (
-    InputError,
-    Parameters,
-    Prior,
-    check_real,
-    check_whole,
-    exchangeable,
-    require_proper,
-)
+from zipmix.models.parameters import Parameters, Prior, exchangeable, require_proper
 from zipmix.models.posterior import blocks, log_posterior_at
 
 # Components up to which the sum over relabellings is worked out.

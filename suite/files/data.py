@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from zipmix.models.counts import Table, as_dense, as_table
-from zipmix.models.memory import check_room
-from zipmix.models.parameters import InputError
-from zipmix.models.stream import whole
-from zipmix.streams import READERS as STREAM_READERS
-from zipmix.streams import ending_of, h5ad_row_names, stream
+from zipmix.counts.checks import InputError
+from zipmix.counts.memory import check_room
+from zipmix.counts.store import as_dense
+from zipmix.counts.stream import whole
+from zipmix.counts.table import Table, as_table
+from zipmix.files.streams import READERS as STREAM_READERS
+from zipmix.files.streams import ending_of, h5ad_row_names, stream
 
 
 class Data(NamedTuple):
@@ -165,7 +166,7 @@ def _npy(path: Path) -> Table:
 
 
 def _pickle(path: Path) -> Table:
-    from zipmix.safe_pickle import load_pickle
+    from zipmix.files.safe_pickle import load_pickle
 
     content: Any = load_pickle(path)
     for key in ("X_ND", "Y_MD_obs"):

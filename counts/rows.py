@@ -16,7 +16,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from zipmix.models.sparse_products import Cells, add_product, add_transposed_product
+from zipmix.counts.sparse_products import Cells, add_product, add_transposed_product
 
 # Bytes of the larger table of a chunk, A or the responsibilities: a core's share of the cache.
 CHUNK = 2**21

@@ -14,10 +14,11 @@ import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from zipmix.models.counts import Counts, Table, as_counts, check_cells
-from zipmix.models.memory import check_room
-from zipmix.models.parameters import InputError
-from zipmix.models.progress import bar
+from zipmix.counts.checks import InputError
+from zipmix.counts.memory import check_room
+from zipmix.counts.progress import bar
+from zipmix.counts.store import Counts, as_counts
+from zipmix.counts.table import Table, check_cells
 
 # Cells of a block of a dense table.
 BLOCK_CELLS = 2**22

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from zipmix.models.parameters import InputError
+from zipmix.counts.checks import InputError
 
 ADMITTED = "torch tensors, plain containers, numbers and strings"
 

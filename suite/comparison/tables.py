@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from zipmix.verdict import interval
+from zipmix.comparison.verdict import interval
 
 if TYPE_CHECKING:
-    from zipmix.comparison import Comparison
+    from zipmix.comparison.comparison import Comparison
 
 
 class TextTable(NamedTuple):

@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from zipmix.comparison.plates import plot_plates
+from zipmix.comparison.verdict import interval
+from zipmix.counts.store import as_dense
 from zipmix.inference.result import Fit, Restarts
-from zipmix.models.counts import as_dense
 from zipmix.models.kernel import log_zero, logs
 from zipmix.models.parameters import Parameters
-from zipmix.plates import plot_plates
-from zipmix.verdict import interval
 
 if TYPE_CHECKING:
-    from zipmix.comparison import Comparison
+    from zipmix.comparison.comparison import Comparison
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#7F7F7F", "#B8A800")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")

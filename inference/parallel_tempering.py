@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipmix.counts.checks import InputError, check_whole
 from zipmix.models.conjugate import complete_conditionals, log_normalisers
 from zipmix.models.kernel import Logs, Statistics
-from zipmix.models.parameters import InputError, Prior, check_whole
+from zipmix.models.parameters import Prior
 
 
 class Ladder(NamedTuple):

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array, load_npz, save_npz
 
-from zipmix.models.counts import as_csr, check_cells
-from zipmix.models.parameters import InputError
-from zipmix.models.stream import Shard
+from zipmix.counts.checks import InputError
+from zipmix.counts.stream import Shard
+from zipmix.counts.table import as_csr, check_cells
 
 # A cell of the table, rows and columns counted from 0; cells that come more than once are summed.
 ENTRY = np.dtype([("row", np.int64), ("column", np.int32), ("value", np.float64)])

@@ -17,20 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipmix.data import Data
-from zipmix.held_out import HeldOut, score, split
+from zipmix.comparison.held_out import HeldOut, score, split
+from zipmix.comparison.runs import Runs, run_methods
+from zipmix.comparison.verdict import DISAGREEING_RHAT, Verdict, interval, reach_verdict
+from zipmix.counts.checks import InputError, check_real, check_whole
+from zipmix.counts.store import as_counts
+from zipmix.files.data import Data
 from zipmix.inference import METHODS, check_settings
 from zipmix.inference.arviz_io import Loo, ess, loo, rhat
-from zipmix.inference.evidence import Evidence, log_evidence_chib
-from zipmix.inference.exact import log_evidence_exact
+from zipmix.inference.evidence.chib import Evidence, log_evidence_chib
+from zipmix.inference.evidence.exact import log_evidence_exact
+from zipmix.inference.labels import match
 from zipmix.inference.result import Fit, Problem, Restarts, pose
-from zipmix.labels import match
-from zipmix.models.counts import as_counts
 from zipmix.models.kernel import log_zero, logs
-from zipmix.models.parameters import InputError, Parameters, Prior, check_real, check_whole
+from zipmix.models.parameters import Parameters, Prior
 from zipmix.models.posterior import log_posterior_at
-from zipmix.runs import Runs, run_methods
-from zipmix.verdict import DISAGREEING_RHAT, Verdict, interval, reach_verdict
 
 DEFAULT_METHODS = ("em", "pyro_map", "cavi", "pyro_svi", "gibbs")
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from zipmix.models.counts import Counts
-from zipmix.models.rows import Factor
+from zipmix.counts.rows import Factor
+from zipmix.counts.store import Counts
 
 # The largest error of a log joint.
 ERROR = 1e-4

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zipmix.models.counts import default_names
-from zipmix.models.parameters import InputError
-from zipmix.models.progress import bar
-from zipmix.models.stream import Shard
-from zipmix.row_order import ENTRY, shard_in_row_order
+from zipmix.counts.checks import InputError
+from zipmix.counts.progress import bar
+from zipmix.counts.stream import Shard
+from zipmix.counts.table import default_names
+from zipmix.files.row_order import ENTRY, shard_in_row_order
 
 
 def matrix_market(path: Path, progress: bool) -> Shard:

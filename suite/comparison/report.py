@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from zipmix.comparison import Comparison, assemble
-from zipmix.data import Data
-from zipmix.held_out import HeldOut, Score
-from zipmix.models.parameters import InputError, Parameters, Prior
+from zipmix.comparison.comparison import Comparison, assemble
+from zipmix.comparison.held_out import HeldOut, Score
+from zipmix.comparison.tables import as_csv, as_latex, as_markdown, comparison_tables
+from zipmix.comparison.verdict import LEVEL, interval
+from zipmix.counts.checks import InputError
+from zipmix.files.data import Data
+from zipmix.models.parameters import Parameters, Prior
 from zipmix.outputs import refuse_folder
-from zipmix.tables import as_csv, as_latex, as_markdown, comparison_tables
-from zipmix.verdict import LEVEL, interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +55,7 @@ def write_report(comparison: Comparison, folder: str | Path, *, overwrite: bool 
     Raises:
         InputError: the folder exists, or cannot be written.
     """
-    from zipmix.plots import comparison_figures
+    from zipmix.comparison.figures import comparison_figures
 
     folder = Path(folder)
     refuse_folder(folder, overwrite=overwrite)

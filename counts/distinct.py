@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipmix.models.counts import Counts, Source
+from zipmix.counts.store import Counts, Source
 
 # Share of distinct rows from which on a table of them would cost more memory than it saves time.
 WORTH = 0.8

@@ -9,12 +9,12 @@ import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from zipmix.matrix_market import matrix_market
-from zipmix.models.counts import as_csr, as_table, default_names
-from zipmix.models.parameters import InputError, check_flag, check_whole
-from zipmix.models.progress import bar
-from zipmix.models.stream import Shard, Stream, as_numbers, block_rows_for, same_columns, table_shard
-from zipmix.row_order import ENTRY, shard_in_row_order
+from zipmix.counts.checks import InputError, check_flag, check_whole
+from zipmix.counts.progress import bar
+from zipmix.counts.stream import Shard, Stream, as_numbers, block_rows_for, same_columns, table_shard
+from zipmix.counts.table import as_csr, as_table, default_names
+from zipmix.files.matrix_market import matrix_market
+from zipmix.files.row_order import ENTRY, shard_in_row_order
 
 
 def stream(source: Any, *, block_rows: int | None = None, progress: bool = False) -> Stream:

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipmix.counts.checks import InputError, check_whole
 from zipmix.inference.result import Fit, Problem, pose
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, draw, log_normalisers
 from zipmix.models.kernel import Statistics, statistics
-from zipmix.models.parameters import InputError, Parameters, Prior, check_whole, exchangeable, require_proper
+from zipmix.models.parameters import Parameters, Prior, exchangeable, require_proper
 from zipmix.models.posterior import log_posterior_at
 
 # Terms summed at most: some seconds and about a gigabyte.

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zipmix.counts.store import as_counts
 from zipmix.inference.result import Fit
-from zipmix.models.counts import as_counts
 from zipmix.models.posterior import rows_log_likelihood
 
 

@@ -20,11 +20,12 @@ from scipy.spatial.distance import squareform
 from scipy.special import xlogy
 from torch import Tensor
 
+from zipmix.counts.checks import InputError, check_whole
+from zipmix.counts.store import as_counts
 from zipmix.inference.gibbs import draw_z
 from zipmix.inference.result import Fit
-from zipmix.models.counts import as_counts
 from zipmix.models.kernel import log_joint, logs, responsibilities
-from zipmix.models.parameters import InputError, Parameters, check_whole
+from zipmix.models.parameters import Parameters
 from zipmix.models.posterior import blocks
 
 Loss = Literal["vi", "binder"]

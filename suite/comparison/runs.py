@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from zipmix.comparison.peak_memory import peak_memory
+from zipmix.counts.checks import InputError
 from zipmix.inference import METHODS, fit
 from zipmix.inference.cavi import cavi
 from zipmix.inference.loop import progress_bar, time_budget
 from zipmix.inference.result import Fit, Problem
 from zipmix.inference.start import Init, starts
-from zipmix.memory import peak_memory
-from zipmix.models.parameters import InputError, Parameters
+from zipmix.models.parameters import Parameters
 
 # Methods that run all starts in one batch; the other ones begin at the first start, or at one start per chain.
 MANY_STARTS = ("em", "cavi")

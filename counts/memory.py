@@ -2,7 +2,7 @@
 
 import psutil
 
-from zipmix.models.parameters import InputError
+from zipmix.counts.checks import InputError
 
 # Bytes that are never asked about.
 SMALL = 2**26
