@@ -3,8 +3,8 @@
 A sparse table stays sparse: its cost, in time and memory, follows its non-zeros.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from zipmix.counts.memory import check_room
-from zipmix.counts.rows import CHUNK, DenseRows, Factor, Letters, SparseRows, as_ones, cut, room, spell
+from zipmix.counts.rows import CHUNK, Codes, DenseRows, Factor, SparseRows, as_ones, cut, one_hot, room
 
 # Non-zeros in a sparse chunk, beyond which it is cut whatever the cache holds.
 SPARSE_CHUNK = 2**22
@@ -21,7 +21,8 @@ SPARSE_CHUNK = 2**22
 TABULATED = 2**16
 
 
-Totals = TypeVar("Totals", bound=tuple[Tensor, ...])
+# What is folded over the blocks of a table: (block, its rows in the table) -> sums over these rows.
+Fold = Callable[["Counts", slice], tuple[Tensor, ...]]
 
 
 class CountTable(Protocol):
@@ -35,6 +36,10 @@ class CountTable(Protocol):
 
     def blocks(self) -> Iterator["Counts"]:
         """The rows in order, a block at a time."""
+        ...
+
+    def fold(self, function: Fold) -> tuple[Tensor, ...]:
+        """The sums over blocks of function(block, its rows in the table), field by field."""
         ...
 
     def take(self, rows_N: Tensor) -> "Counts":
@@ -54,14 +59,14 @@ class Source(CountTable, Protocol):
 
 
 class Counts(NamedTuple):
-    """The table as the kernel reads it, in the smallest integer type that holds it."""
+    """The table as passes read it, in the smallest integer type that holds it."""
 
     X: Tensor | csr_array  # (N, D) counts, 0 where missing
     missing: Tensor | csr_array | None  # (N, D) bool; None where no cell is missing
     log_factorial_N: Tensor  # (N,)  sum over d of log x_id!
-    letters: Letters | None = None  # the same counts in letters, where they are sparse and of few kinds
-    total_E: Tensor | None = None  # what totals returns, where it has been worked out beforehand
-    times_N: Tensor | None = None  # (N,) rows of the table that a row stands for in a pass, float64; None: one each
+    codes: Codes | None = None  # the same counts one-hot, where they are sparse and take few values
+    total_E: Tensor | None = None  # what totals returns, where it was computed beforehand
+    times_N: Tensor | None = None  # (N,) float64 multiplicity of the rows in a pass; None: one each
 
     @property
     def n_rows(self) -> int:
@@ -74,8 +79,12 @@ class Counts(NamedTuple):
         return self.X.shape[1]
 
     def blocks(self) -> "Iterator[Counts]":
-        """The counts, which are in memory as a whole; those of a stream come in many blocks."""
+        """The counts, which are in memory as a whole."""
         yield self
+
+    def fold(self, function: Fold) -> tuple[Tensor, ...]:
+        """function(counts, all rows)."""
+        return function(self, slice(0, self.n_rows))
 
     @property
     def has_missing(self) -> bool:
@@ -120,8 +129,8 @@ class Counts(NamedTuple):
                 n_rows = rows.stop - rows.start
                 place = whole if n_rows == len(A_NE) else room(A_NE[:n_rows], self.n_blocks)
                 yield rows, place.filled(self.X[rows], None if self.missing is None else self.missing[rows])
-            elif self.letters is not None:
-                yield rows, SparseRows((cut(self.letters.H_NU, rows, dtype),))
+            elif self.codes is not None:
+                yield rows, SparseRows((cut(self.codes.H_NU, rows, dtype),))
             else:
                 X = cut(self.X, rows, dtype)
                 mask = () if self.missing is None else (cut(self.missing, rows, dtype),)
@@ -133,9 +142,9 @@ class Counts(NamedTuple):
         return torch.cat([rows.scores(factor).clone() for _, rows in chunks], dim=1)
 
     def encode(self, W_JE: Tensor) -> Tensor:
-        """W as the chunks multiply it: W @ B.T where they are spelt in letters, in C order of (E, J) where sparse."""
-        if self.letters is not None:
-            return torch.from_numpy(self.letters.B_UE @ W_JE.numpy().T).T
+        """W as the chunks multiply it: W B' where they are one-hot codes, in C order of (E, J) where sparse."""
+        if self.codes is not None:
+            return torch.from_numpy(self.codes.B_UE @ W_JE.numpy().T).T
         return W_JE if isinstance(self.X, Tensor) else W_JE.T.contiguous().T
 
     def times(self, rows: slice, dtype: torch.dtype) -> Tensor:
@@ -154,12 +163,12 @@ class Counts(NamedTuple):
         return self.decode(sums_1E)[0]
 
     def totalled(self) -> "Counts":
-        """The same counts, with their totals worked out once and for all."""
+        """The same counts, with their totals kept."""
         return self._replace(total_E=self.totals())
 
     def no_sums(self, n_products: int) -> Tensor:
         """Zeros to which the chunks add R @ A, for J products."""
-        columns = self.n_columns if self.letters is None else self.letters.B_UE.shape[0]
+        columns = self.n_columns if self.codes is None else self.codes.B_UE.shape[0]
         # Both kinds of product run faster along the longer side; the sparse one knows no other way.
         if isinstance(self.X, Tensor) and columns >= n_products:
             return torch.zeros(n_products, columns, dtype=torch.float64)
@@ -167,7 +176,7 @@ class Counts(NamedTuple):
 
     def decode(self, sums_JE: Tensor) -> Tensor:
         """What the chunks have summed as R @ A, with the columns of A, (J, E)."""
-        return sums_JE if self.letters is None else torch.from_numpy((self.letters.B_UE.T @ sums_JE.numpy().T).T)
+        return sums_JE if self.codes is None else torch.from_numpy((self.codes.B_UE.T @ sums_JE.numpy().T).T)
 
     def dense(self) -> Tensor:
         """The counts as (N, D) float64, NaN where missing."""
@@ -178,13 +187,13 @@ class Counts(NamedTuple):
         """The counts of some rows."""
         index = rows_N if isinstance(self.X, Tensor) else rows_N.numpy()
         missing = None if self.missing is None else self.missing[index]
-        letters = None if self.letters is None else self.letters._replace(H_NU=self.letters.H_NU[index])
+        codes = None if self.codes is None else self.codes._replace(H_NU=self.codes.H_NU[index])
         times_N = None if self.times_N is None else self.times_N[rows_N]
-        return Counts(self.X[index], missing, self.log_factorial_N[rows_N], letters, times_N=times_N)
+        return Counts(self.X[index], missing, self.log_factorial_N[rows_N], codes, times_N=times_N)
 
 
 def as_counts(X: Tensor | csr_array) -> Counts:
-    """The kernel's form of a checked table.
+    """A checked table in the form that passes read.
 
     Args:
         X: (N, D) counts, NaN where missing, as in Table; a stream stands for itself.
@@ -213,7 +222,7 @@ def as_counts(X: Tensor | csr_array) -> Counts:
     each = np.append(_log_factorial(data).numpy(), 0.0)
     # reduceat of an empty row is its next entry, not 0.
     sums = np.where(np.diff(whole.indptr) > 0, np.add.reduceat(each, whole.indptr[:-1]), 0.0)
-    return Counts(whole, absent, torch.from_numpy(sums), spell(whole, absent))
+    return Counts(whole, absent, torch.from_numpy(sums), one_hot(whole, absent))
 
 
 def as_dense(X: Tensor | csr_array) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from zipmix.counts.checks import InputError
 from zipmix.counts.memory import check_room
 from zipmix.counts.progress import bar
-from zipmix.counts.store import Counts, as_counts
+from zipmix.counts.store import Counts, Fold, as_counts
 from zipmix.counts.table import Table, check_cells
 
 # Cells of a block of a dense table.
@@ -92,6 +92,15 @@ class Stream:
         """The rows in order as the kernel reads them, a block at a time."""
         for table in self.tables():
             yield as_counts(table.X)
+
+    def fold(self, function: Fold) -> tuple[Tensor, ...]:
+        """The sums over blocks of function(block, its rows in the stream), field by field, in one pass."""
+        start, total = 0, None
+        for block in self.blocks():
+            part = function(block, slice(start, start + block.n_rows))
+            total = part if total is None else tuple(map(torch.add, total, part))
+            start += block.n_rows
+        return total or ()
 
     def cut(self, size: int) -> Iterator[Tensor | csr_array]:
         """The rows in order in chunks of one size, the last one shorter, whatever blocks and shards they come in."""

@@ -128,7 +128,7 @@ def nearest_seeds(
     """
     n_rows, n_runs = counts.n_rows, len(rngs)
     root_X = as_dense(counts.X).sqrt() if isinstance(counts.X, Tensor) else counts.X.astype(np.float64).sqrt()
-    root = counts._replace(X=root_X, letters=None, total_E=None)
+    root = counts._replace(X=root_X, codes=None, total_E=None)
     _, observed_1D, sum_1D, *_ = statistics(root, torch.ones(n_rows, 1, dtype=torch.float64), lambda zeros: zeros)
     # sqrt(x), with the mean of its column where a cell is missing.
     column_D = (sum_1D / observed_1D.clamp_min(1)).squeeze(0)

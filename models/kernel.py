@@ -7,45 +7,27 @@ With P = 1[X > 0] and tables u, v, w, l of shape (K, D) for log omega, log(1 - o
     log_joint = log pi + X @ l.T + P @ (u - w - zero).T + zero.sum(d) - sum_d log x!
     rho       = exp(u - w - zero)                                              P(b = 1 | x = 0, k, d)     question 1d
 
-and, given responsibilities R (N, K), the sufficient statistics n = sum_i R, s = R.T @ X, p = R.T @ P, which are one
-product R.T @ A with A = [X, P]. A missing cell adds nothing: with Q = 1[missing], Q @ zero.T is taken off again, and
-c = n - R.T @ Q, the expected number of observed cells, takes the place of n.
+and, given responsibilities R (N, K), the sufficient statistics
 
-What all components have in common changes no responsibility. A pass takes it off the weights before they multiply a
-row, and adds it to the log likelihood from the sums over all rows. The scores that are left are so small, as a rule,
-that their exponentials can be summed as they are, and that float32 can hold them.
+    n = R.sum(i)      s = R.T @ X      p = R.T @ P      m = p + rho * (c - p)
 
-Letters: E columns of A, F = E + 1 with the bias behind them, J rows of W, one for each component of each batch entry.
-Batch axes (restarts, chains, draws) stand in front and share one product: X @ (D x batch * K). Tensors of shape
-(..., N, K) are views of memory laid out (..., K, N), so that sums over components run along contiguous rows. Rows come
-in chunks that stay in the cache (rows.py), dense or sparse, and those of a stream in blocks (stream.py), of which a
-pass is the sum. Products are in float64, or, where asked for and where the log joint stays within 1e-4, in float32
-(single.py).
+A missing cell adds nothing: with Q = 1[missing], Q @ zero.T is taken off the log joint again, and c = n - R.T @ Q, the
+expected number of observed cells, stands where n would. This file holds the formulas; the passes over the rows are in
+counts/passes.py. Batch axes (restarts, chains, draws) stand in front.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from zipmix.counts.float32 import Single, in_float32
-from zipmix.counts.rows import DenseRows, Factor, SparseRows
-from zipmix.counts.store import Counts
-from zipmix.counts.threads import in_parts
+from zipmix.counts.passes import Sums, Weights, scores, softmax, softmax_sums, sums
+from zipmix.counts.store import CountTable
 from zipmix.models.parameters import Parameters
 
 # log 0, kept finite so that 0 * log 0 is 0 in a matrix product; below every -lambda that a count can lead to.
 LOG_ZERO = -1e15
-
-# Weights of components that have a mean worth taking off: this many times the smallest of them, and 1, or less.
-ALIKE = 64
-
-# Rows too far for float32 that are looked at together.
-FAR = 2**13
 
 
 class Logs(NamedTuple):
@@ -66,14 +48,6 @@ class Statistics(NamedTuple):
     s: Tensor  # (..., K, D)  sum of the counts
     p: Tensor  # (..., K, D)  cells with x > 0
     m: Tensor  # (..., K, D)  cells with b = 1
-
-
-class Pass(NamedTuple):
-    """What a pass over some rows comes to, float64."""
-
-    sums_JE: Tensor  # R.T @ A as the chunks hold it
-    n_K: Tensor  # (..., K)
-    log_likelihood: Tensor  # (...), without what the components have in common, and log x!
 
 
 def logs(parameters: Parameters) -> Logs:
@@ -102,42 +76,23 @@ def log_zero(logs: Logs) -> Tensor:
     return torch.logaddexp(logs.v, logs.u - logs.w)
 
 
+def log_rho(logs: Logs) -> Tensor:
+    """log P(b = 1 | x = 0, k, d), (..., K, D)."""
+    return logs.u - logs.w - log_zero(logs)
+
+
 def rho(logs: Logs) -> Tensor:
     """P(b = 1 | x = 0, k, d), (..., K, D): question 1d."""
-    return _log_rho(logs, log_zero(logs)).exp()
+    return log_rho(logs).exp()
 
 
-def _log_rho(logs: Logs, zero_KD: Tensor) -> Tensor:
-    return logs.u - logs.w - zero_KD
-
-
-def weights(counts: Counts, logs: Logs) -> tuple[Tensor, Tensor]:
-    """W with log_joint + sum_d log x! = [A, 1] @ W.T, (..., K, F), and log rho, (..., K, D), which is a block of it."""
+def weights(logs: Logs) -> Weights:
+    """The log joint as scores of a row: what a count, a positive cell and a missing cell add to it."""
     zero_KD = log_zero(logs)
-    log_rho_KD, bias_K = _log_rho(logs, zero_KD), logs.log_pi + zero_KD.sum(-1)
-    blocks = [logs.l, log_rho_KD, *([-zero_KD] if counts.has_missing else []), bias_K[..., None]]
-    return torch.cat(blocks, dim=-1), log_rho_KD
+    return Weights(x=logs.l, positive=logs.u - logs.w - zero_KD, missing=-zero_KD, bias=logs.log_pi + zero_KD.sum(-1))
 
 
-def centred(W_KF: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights without what the components have in common, and that, (..., 1, F).
-
-    It is the mean over components of like weight: one that is far from the others, or ruled out by a log 0, would put
-    large numbers into the scores of all, to be taken off again at the end. Responsibilities do not depend on it.
-    """
-    size_KF = W_KF.abs()
-    alike_KF = size_KF <= ALIKE * (1 + size_KF.amin(-2, keepdim=True))
-    common_1F = torch.where(alike_KF, W_KF, 0.0).sum(-2, keepdim=True) / alike_KF.sum(-2, keepdim=True)
-    return W_KF - common_1F, common_1F
-
-
-def _factor(counts: Counts, W_KF: Tensor) -> Factor:
-    """The weights as a chunk multiplies them, batch and K flattened to J."""
-    W_JF = W_KF.flatten(0, -2)
-    return Factor(counts.encode(W_JF[:, :-1]), W_JF[:, -1:].contiguous())
-
-
-def log_joint(counts: Counts, logs: Logs, dtype: torch.dtype = torch.float64) -> Tensor:
+def log_joint(counts: CountTable, logs: Logs, dtype: torch.dtype = torch.float64) -> Tensor:
     """log p(x_i, z_i = k | Theta) with b summed out, for every row and component (question 1e).
 
     Args:
@@ -147,112 +102,21 @@ def log_joint(counts: Counts, logs: Logs, dtype: torch.dtype = torch.float64) ->
     Returns:
         (..., N, K)
     """
-    first, *others = (_block_log_joint(block, logs, dtype) for block in counts.blocks())
-    return torch.cat([block_NK.mT for block_NK in (first, *others)], dim=-1).mT if others else first
-
-
-def _block_log_joint(counts: Counts, logs: Logs, dtype: torch.dtype) -> Tensor:
-    W_KF, _ = weights(counts, logs)
-    double, common_1F, single = _factor(counts, W_KF), None, None
-    if dtype != torch.float64:
-        own_KF, common_1F = centred(W_KF)
-        own = _factor(counts, own_KF)
-        single = in_float32(counts, own)
-        double, common_1F = (double, None) if single is None else (own, common_1F)
-    log_joint_JN = torch.empty(len(double.bias_J1), counts.n_rows, dtype=torch.float64)
-
-    @torch.inference_mode()
-    def part(start: int, stop: int) -> None:
-        for chunk, _, scores_JN, far_B in _scored(counts, start, stop, double, single):
-            log_factorial_N = counts.log_factorial_N[chunk]
-            torch.sub(scores_JN, log_factorial_N, out=log_joint_JN[:, chunk])
-            if len(far_B):
-                exact_JB = counts.take(chunk.start + far_B).scores(double)
-                log_joint_JN[:, chunk.start + far_B] = exact_JB - log_factorial_N[far_B]
-
-    in_parts(counts.n_rows, _width(counts, len(log_joint_JN)), part)
-    joint_NK = log_joint_JN.view(*W_KF.shape[:-1], -1).mT
-    if common_1F is not None:
-        joint_NK += counts.scores(_factor(counts, common_1F)).view(*common_1F.shape[:-1], -1).mT
-    return joint_NK
-
-
-def _scored(
-    counts: Counts, start: int, stop: int, double: Factor, single: Single | None
-) -> Iterator[tuple[slice, DenseRows | SparseRows, Tensor, Tensor]]:
-    """Rows start to stop in chunks, each with its scores, (J, N), and those of its rows too far for float32."""
-    factor, none_B = double if single is None else single.factor, torch.zeros(0, dtype=torch.int64)
-    for chunk, rows in counts.chunks(start, stop, len(factor.bias_J1), factor.bias_J1.dtype):
-        scores_JN, far_B = rows.scores(factor), none_B
-        if single is not None:
-            reach_N, scores_JN = scores_JN[-1], scores_JN[:-1]
-            if float(reach_N.amax()) > single.longest:
-                far_B = (reach_N > single.longest).nonzero()[:, 0]
-        yield chunk, rows, scores_JN, far_B
+    return scores(counts, weights(logs), dtype=dtype)
 
 
 def responsibilities(log_joint_NK: Tensor) -> tuple[Tensor, Tensor]:
     """P(z_i = k | x_i, Theta) and log p(x_i | Theta).
 
     Args:
-        log_joint_NK: (..., N, K); its memory is taken over for the result.
+        log_joint_NK: (..., N, K), overwritten by the result.
     Returns:
         R_NK (..., N, K) and log_likelihood_N (..., N).
     """
-    R_NK, log_likelihood_N1 = _shares(log_joint_NK, summable=False)
-    return R_NK, log_likelihood_N1.squeeze(-1)
+    return softmax(log_joint_NK)
 
 
-def _shares(log_joint_NK: Tensor, summable: bool, times_N1: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Responsibilities in the place of a log joint, and log p(x_i), (..., N, 1), both as many times as a row occurs.
-
-    Args:
-        log_joint_NK: (..., N, K).
-        summable: what _summable says.
-        times_N1: (N, 1); once each where None.
-    """
-    top_N1 = None
-    if not summable:
-        top_N1 = log_joint_NK.amax(-1, keepdim=True)
-        log_joint_NK.sub_(top_N1).clamp_min_(_least(log_joint_NK.dtype))
-    R_NK = _exp_(log_joint_NK)
-    total_N1 = R_NK.sum(-1, keepdim=True)
-    share_N1 = total_N1.reciprocal()
-    R_NK.mul_(share_N1 if times_N1 is None else share_N1.mul_(times_N1))
-    log_likelihood_N1 = total_N1.log_() if top_N1 is None else total_N1.log_().add_(top_N1)
-    return R_NK, log_likelihood_N1 if times_N1 is None else log_likelihood_N1.mul_(times_N1)
-
-
-def _summable(log_joint: Tensor) -> bool:
-    """Whether all exponentials, their sums and shares stay far from the largest and the smallest numbers."""
-    bound = _least(log_joint.dtype) / 2
-    # Not aminmax, which takes long where the numbers do not lie in the order of the axes.
-    return float(log_joint.amin()) > bound and float(log_joint.amax()) < -bound
-
-
-@cache
-def _least(dtype: torch.dtype) -> float:
-    """The logarithm of a share that makes no difference, 1e-19 or, in float64, 1e-154.
-
-    Exponentials that underflow, and products with them, are many times slower than those of it.
-    """
-    return math.log(torch.finfo(dtype).tiny) / 2
-
-
-def _exp_(table: Tensor) -> Tensor:
-    """Exponentials in place; where there is AVX-512, NumPy's take half the time of torch's."""
-    if not _has_avx512():
-        return table.exp_()
-    np.exp(table.numpy(), out=table.numpy())
-    return table
-
-
-@cache
-def _has_avx512() -> bool:
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-def statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
+def statistics(counts: CountTable, R_NK: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
     """Sufficient statistics of the rows, weighted by responsibilities.
 
     Args:
@@ -261,97 +125,30 @@ def statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tensor], Te
         b_given_zero: takes the number of observed zeros per (k, d), returns how many of them have b = 1: rho times
             that number where b is summed out, a Binomial draw of it in Gibbs.
     """
-    parts, start = [], 0
-    for block in counts.blocks():
-        parts.append(_block_statistics(block, R_NK[..., start : start + block.n_rows, :], b_given_zero))
-        start += block.n_rows
-    return _added(parts)
-
-
-def _block_statistics(counts: Counts, R_NK: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
-    R_KN = R_NK.mT
-    R_JN = R_KN.flatten(0, -2)
-
-    @torch.inference_mode()
-    def part(start: int, stop: int) -> Tensor:
-        sums = counts.no_sums(len(R_JN))
-        for chunk, rows in counts.chunks(start, stop, len(R_JN), R_JN.dtype):
-            rows.add_sums(R_JN[:, chunk], sums)
-        return sums
-
-    parts = in_parts(counts.n_rows, _width(counts, len(R_JN)), part)
-    n_K = R_KN.sum(-1)
-    return _from_sums(counts, n_K, counts.decode(_total(parts)).unflatten(0, n_K.shape), b_given_zero)
+    return _with_b(sums(counts, R_NK), b_given_zero)
 
 
 def expectation(
-    counts: Counts, logs: Logs, power: float = 1.0, dtype: torch.dtype = torch.float64
+    counts: CountTable, logs: Logs, power: float = 1.0, dtype: torch.dtype = torch.float64
 ) -> tuple[Statistics, Tensor]:
     """The E-step in one pass (question 2a): expected sufficient statistics and log p(X | Theta).
 
     Args:
-        counts: N rows of D counts, each as many times as it says (distinct.py).
+        counts: N rows of D counts, each counted as often as its multiplicity says (distinct.py).
         logs: tables with any batch axes in front.
         power: of p(x_i, z_i = k) that responsibilities are in proportion to; under 1 they are more alike.
         dtype: of the products; sums of chunks are in float64 always.
     Returns:
         The statistics, and the log likelihood (...), z and b summed out (where the power is 1).
     """
-    total: list[Statistics] = []
-    log_likelihood = torch.zeros(logs.log_pi.shape[:-1], dtype=torch.float64)
-    for block in counts.blocks():
-        statistics, value = _block_expectation(block, logs, power, dtype)
-        total = [_added([*total, statistics])]
-        log_likelihood = log_likelihood + value
-    return total[0], log_likelihood
+    of_model = weights(logs)
+    tempered = of_model if power == 1 else Weights(*(power * table for table in of_model))
+    summed, log_likelihood = softmax_sums(counts, tempered, dtype=dtype)
+    rho_KD = of_model.positive.exp()
+    return _with_b(summed, lambda zeros_KD: rho_KD * zeros_KD), log_likelihood
 
 
-def _block_expectation(counts: Counts, logs: Logs, power: float, dtype: torch.dtype) -> tuple[Statistics, Tensor]:
-    W_KF, log_rho_KD = weights(counts, logs)
-    own_KF, common_1F = centred(W_KF)
-    batch, double = own_KF.shape[:-1], _factor(counts, own_KF if power == 1 else power * own_KF)
-    single = None if dtype == torch.float64 else in_float32(counts, double)
-
-    @torch.inference_mode()
-    def part(start: int, stop: int) -> Pass:
-        return _pass(counts, start, stop, double, single, batch)
-
-    parts = in_parts(counts.n_rows, _width(counts, len(double.bias_J1)), part)
-    sums_JE, n_K, log_likelihood = (_total(values) for values in zip(*parts, strict=True))
-    A_KE = counts.decode(sums_JE).unflatten(0, batch)
-    # Responsibilities add up to 1, so that the sums of all components are those of the table; in float32, nearly.
-    total_E = A_KE.sum(-2) if single is None else counts.totals()
-    common_F, times_N = common_1F.squeeze(-2), counts.times(slice(0, counts.n_rows), torch.float64)
-    log_likelihood += (total_E * common_F[..., :-1]).sum(-1) + times_N.sum() * common_F[..., -1]
-    rho_KD = log_rho_KD.exp()
-    expected = _from_sums(counts, n_K, A_KE, lambda zeros_KD: rho_KD * zeros_KD)
-    return expected, log_likelihood - counts.log_factorial_N @ times_N
-
-
-def _pass(counts: Counts, start: int, stop: int, double: Factor, single: Single | None, batch: torch.Size) -> Pass:
-    """Rows start to stop, those too far for float32 in float64."""
-    sums_JE, n_K = counts.no_sums(len(double.bias_J1)), torch.zeros(batch, dtype=torch.float64)
-    log_likelihood = torch.zeros(batch[:-1], dtype=torch.float64)
-    summable, far = True, []
-    for chunk, rows, scores_JN, far_B in _scored(counts, start, stop, double, single):
-        summable = summable and _summable(scores_JN)
-        times_N1 = None if counts.times_N is None else counts.times(chunk, scores_JN.dtype)[:, None]
-        # Responsibilities take the place of the scores.
-        R_NK, log_likelihood_N1 = _shares(scores_JN.view(*batch, -1).mT, summable, times_N1)
-        if len(far_B):
-            R_NK[..., far_B, :] = 0.0
-            log_likelihood_N1[..., far_B, :] = 0.0
-            far.append(chunk.start + far_B)
-        rows.add_sums(scores_JN, sums_JE)
-        n_K += R_NK.sum(-2)
-        log_likelihood += log_likelihood_N1.sum((-2, -1), dtype=torch.float64)
-    done = Pass(sums_JE, n_K, log_likelihood)
-    for far_B in torch.cat(far).split(FAR) if far else ():
-        done = Pass(*map(torch.add, done, _pass(counts.take(far_B), 0, len(far_B), double, None, batch)))
-    return done
-
-
-def log_likelihood(counts: Counts, parameters: Parameters) -> Tensor:
+def log_likelihood(counts: CountTable, parameters: Parameters) -> Tensor:
     """log p(x_i | Theta) of every row, z and b summed out, missing cells left out.
 
     Args:
@@ -363,22 +160,7 @@ def log_likelihood(counts: Counts, parameters: Parameters) -> Tensor:
     return responsibilities(log_joint(counts, logs(parameters)))[1]
 
 
-def _added(parts: list[Statistics]) -> Statistics:
-    """Statistics of all rows from those of shards."""
-    return Statistics(*(sum(fields[1:], start=fields[0]) for fields in zip(*parts, strict=True)))
-
-
-def _total(parts: Sequence[Tensor]) -> Tensor:
-    """The sum of what parts of the rows come to, an ordinary tensor where those are of inference mode."""
-    return torch.stack(list(parts)).sum(0)
-
-
-def _from_sums(counts: Counts, n: Tensor, A_KE: Tensor, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
-    s, p, *q = A_KE.split(counts.n_features, dim=-1)
-    c = n[..., None] - q[0] if q else n[..., None].expand_as(p)
+def _with_b(summed: Sums, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
+    n, s, p, missing = summed
+    c = n[..., None] - missing
     return Statistics(n, c, s, p, p + b_given_zero((c - p).clamp_min(0.0)))
-
-
-def _width(counts: Counts, n_columns: int) -> int:
-    """Numbers in a row of the larger table of a chunk."""
-    return max(counts.width, n_columns)
