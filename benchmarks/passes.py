@@ -207,7 +207,9 @@ def sparse(n: int = 200_000, d: int = 100, k: int = 20, repeats: int = 25) -> Ou
             ),
         },
         (
-            Ratio("zipmix, sparse", "zipmix, dense", 5.0),
+            # SciPy's public operators alone: its private routines, which add to a table that is there, make this pass a
+            # fifth faster and no fit of a sparse table, so that 4 is asked for.
+            Ratio("zipmix, sparse", "zipmix, dense", 4.0),
             Ratio("zipmix, sparse, equal rows once", "zipmix, sparse"),
         ),
         repeats=repeats,

@@ -1,10 +1,10 @@
-"""The memory that the machine has left."""
+"""The memory that the machine has free."""
 
 import psutil
 
 from zipmix.counts.checks import InputError
 
-# Bytes that are never asked about.
+# Bytes below which nothing is checked.
 SMALL = 2**26
 
 
@@ -12,9 +12,9 @@ def check_room(n_bytes: int, what: str, instead: str) -> None:
     """Refuses work that would take more memory than is free.
 
     Args:
-        n_bytes: that the work takes.
-        what: takes them, in words.
-        instead: what to do instead, in words.
+        n_bytes: memory that the work takes.
+        what: name of the object for the message.
+        instead: what the message recommends.
     Raises:
         InputError: fewer bytes are free.
     """

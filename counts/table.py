@@ -1,7 +1,7 @@
-"""The table of counts: what users hand over, checked, and the form in which the kernel reads it.
+"""The table of counts as users pass it, checked: the first stop of every count.
 
 Users bring torch tensors, NumPy arrays, lists, pandas frames, SciPy sparse matrices or AnnData. NaN means missing. A
-sparse table stays sparse: its cost, in time and memory, follows its non-zeros.
+sparse table stays sparse.
 """
 
 import itertools
@@ -57,7 +57,7 @@ def as_table(X: Any, n_features: int | None = None) -> Table:
     if isinstance(X, tuple) and hasattr(X, "X") and hasattr(X, "names"):
         X, names = X.X, X.names
     if getattr(X, "isbacked", False):
-        raise InputError("X is an AnnData in backed mode; hand over zipmix.stream(X), or X.to_memory().")
+        raise InputError("X is an AnnData in backed mode; pass zipmix.stream(X) or X.to_memory().")
     if hasattr(X, "var_names") and hasattr(X, "X"):
         X, names = X.X, list(X.var_names)
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
@@ -90,7 +90,7 @@ def _row_names(X: Any) -> tuple[str, ...] | None:
 
 
 def default_names(n_columns: int) -> tuple[str, ...]:
-    """What the columns of a table without names are called."""
+    """Names for the columns of a table that has none: x0, x1, ..."""
     return tuple(f"x{d}" for d in range(n_columns))
 
 
@@ -98,7 +98,7 @@ ALLOWED = "counts are whole numbers >= 0, with NaN for a missing cell"
 
 
 def check_cells(X: Tensor | csr_array, names: tuple[str, ...], first_row: int = 0, source: str = "X") -> None:
-    """Refuses what is no count, and says where the first of it is.
+    """Raises InputError naming the first cell that is not a count.
 
     Args:
         X: (N, D) numbers.
@@ -153,7 +153,7 @@ def _refuse_text_columns(frame: Any) -> None:
             elif d == 0 and len(bad) > 1 and bool(bad.all()):
                 hint = " (does it name the rows? then leave it out, or its header empty)"
             raise InputError(
-                f"X has {int(bad.sum())} cell(s) that are no numbers, the first in row {i}, column {d} "
+                f"X has {int(bad.sum())} non-numeric cell(s), the first in row {i}, column {d} "
                 f"({str(name)!r}): {column.iloc[i]!r}{hint}; {ALLOWED}."
             )
 
@@ -164,7 +164,7 @@ def _as_tensor(X: Any) -> Tensor:
         if isinstance(X, np.ma.MaskedArray):
             X = np.ma.filled(X.astype(np.float64), np.nan)
         if isinstance(X, Tensor):
-            # A fit keeps its data, whatever becomes of the tensor that was handed over.
+            # A fit keeps its data, whatever happens later to the tensor that was passed.
             X = X.detach().clone()
         else:
             array = _real(np.array(X))
@@ -176,14 +176,14 @@ def _as_tensor(X: Any) -> Tensor:
 
 
 def _real(X: Any) -> Any:
-    """X, unless it holds complex numbers or times, which would convert with a loss."""
+    """X, unless it holds complex numbers or times, which cannot be converted without loss."""
     if X.is_complex() if isinstance(X, Tensor) else X.dtype.kind in "cmM":
         raise TypeError
     return X
 
 
 def _culprit(X: Any) -> str:
-    """The first cell that is no number, in words, or else the type of X."""
+    """The first non-numeric cell, described, or else the type of X."""
     if not isinstance(X, Tensor):
         cells = np.array(X, dtype=object)
         for index, cell in np.ndenumerate(cells):
@@ -200,7 +200,7 @@ KEPT = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 def as_csr(X: Any) -> csr_array:
-    """X in canonical form: rows in order, every cell once, no zero stored; what it was made from is left as it was."""
+    """X in canonical form: rows in order, every cell once, no zero stored; X itself is not changed."""
     if X.dtype.kind not in "buif":
         raise InputError(f"X must be a table of numbers, got a sparse matrix of {X.dtype}; {ALLOWED}.")
     table = csr_array(X)

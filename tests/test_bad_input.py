@@ -30,9 +30,9 @@ BAD_TABLES = {
     ),
     "text frame": (
         pd.DataFrame({"u": [1, 2], "v": [1, "many"]}),
-        rf"no numbers, .* row 1, column 1 \('v'\): 'many'; {ALLOWED}",
+        rf"non-numeric cell\(s\), .* row 1, column 1 \('v'\): 'many'; {ALLOWED}",
     ),
-    "dates": (pd.DataFrame({"t": pd.to_datetime(["2020-01-01"])}), rf"no numbers, .* column 0 \('t'\): .*; {ALLOWED}"),
+    "dates": (pd.DataFrame({"t": pd.to_datetime(["2020-01-01"])}), rf"non-numeric cell\(s\), .* column 0 \('t'\): .*; {ALLOWED}"),
     "text": ("a table", rf"^X must be a table of numbers, got 'a table'; {ALLOWED}"),
     "text array": (
         np.array([["1", "two"]]),
@@ -177,7 +177,7 @@ def test_rows_that_do_not_fit_the_fit():
 
 BAD_FILES = {
     "negative.csv": ("a,b\n1,-2\n", r"negative\.csv: X has 1 negative cell.* row 0, column 1 \('b'\): -2"),
-    "text.csv": ("a,b\n1,two\n", r"text\.csv: X has 1 cell\(s\) that are no numbers, .* column 1 \('b'\): 'two'"),
+    "text.csv": ("a,b\n1,two\n", r"text\.csv: X has 1 non-numeric cell\(s\), .* column 1 \('b'\): 'two'"),
     "empty.csv": ("", r"empty\.csv: X is an empty file; write a header row, then a row of counts for each line\.$"),
     "header.csv": ("a,b\n", r"header\.csv: X must have at least one row and one column; got 0 rows"),
     "ragged.csv": (
