@@ -34,10 +34,11 @@ class DenseRows(NamedTuple):
 
     A_NE: Tensor
     A_EN: Tensor  # A'
+    scores_JN: Tensor  # memory for the scores, shared by the chunks of a part
 
     def scores(self, factor: Factor) -> Tensor:
-        """W A' + bias, (J, N)."""
-        return torch.addmm(factor.bias_J1, factor.W_JE, self.A_EN)
+        """W A' + bias, (J, N), valid until the next chunk is requested."""
+        return torch.addmm(factor.bias_J1, factor.W_JE, self.A_EN, out=self.scores_JN)
 
     def add_sums(self, R_JN: Tensor, sums_JE: Tensor) -> None:
         """Adds R A to sums (J, E), float64."""
@@ -88,9 +89,9 @@ class Room(NamedTuple):
         return self.rows
 
 
-def room(A_NE: Tensor, n_blocks: int) -> Room:
-    """The memory of A as room for its N rows."""
-    return Room(DenseRows(A_NE, A_NE.T), A_NE.chunk(n_blocks, dim=1))
+def room(A_NE: Tensor, n_blocks: int, scores_JN: Tensor) -> Room:
+    """The memory of A and of its scores as room for N rows."""
+    return Room(DenseRows(A_NE, A_NE.T, scores_JN), A_NE.chunk(n_blocks, dim=1))
 
 
 class Codes(NamedTuple):

@@ -1,8 +1,8 @@
 """Work shared out among threads in parts that each run on one core from start to end.
 
 So threads wait for one another once in a pass, not once in every operation. Tables over components are small: threads
-that share one wait for one another longer than they compute. What it buys: beside the threads inside torch's operations,
-fits of tables large and small take 0.6 of the time.
+that share one wait for one another longer than they compute. What it buys: fits of tables large and small take 0.6 of
+the time that they take with threads inside torch's operations.
 """
 
 import itertools

@@ -77,7 +77,7 @@ def test_anndata_in_backed_mode_is_streamed_from_its_file(kind, mode, X, tmp_pat
     assert zipmix.stream(backed).names[2] == "renamed 2"
     with pytest.raises(InputError, match="shard 0 is a view of an AnnData in backed mode"):
         zipmix.stream(backed[:50])
-    with pytest.raises(InputError, match=r"AnnData in backed mode; hand over zipmix.stream\(X\)"):
+    with pytest.raises(InputError, match=r"AnnData in backed mode; pass zipmix.stream\(X\)"):
         zipmix.fit(backed, K)
     backed.file.close()
 

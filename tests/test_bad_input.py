@@ -32,7 +32,10 @@ BAD_TABLES = {
         pd.DataFrame({"u": [1, 2], "v": [1, "many"]}),
         rf"non-numeric cell\(s\), .* row 1, column 1 \('v'\): 'many'; {ALLOWED}",
     ),
-    "dates": (pd.DataFrame({"t": pd.to_datetime(["2020-01-01"])}), rf"non-numeric cell\(s\), .* column 0 \('t'\): .*; {ALLOWED}"),
+    "dates": (
+        pd.DataFrame({"t": pd.to_datetime(["2020-01-01"])}),
+        rf"non-numeric cell\(s\), .* column 0 \('t'\): .*; {ALLOWED}",
+    ),
     "text": ("a table", rf"^X must be a table of numbers, got 'a table'; {ALLOWED}"),
     "text array": (
         np.array([["1", "two"]]),
