@@ -23,6 +23,7 @@ from zipmix.counts.checks import InputError
 from zipmix.counts.store import Counts, Source, as_counts, as_dense
 from zipmix.counts.table import default_names
 from zipmix.inference.result import Fit, Restarts
+from zipmix.inference.rng import generator
 from zipmix.models.conjugate import as_conditionals, log_density
 from zipmix.models.parameters import Parameters, Prior
 from zipmix.models.posterior import rows_log_likelihood
@@ -111,7 +112,7 @@ def _replicated(fit: Fit, seed: int) -> xr.Dataset:
     every = -(-n_draws * n_chains * N * D // PREDICTIVE_CELLS)
     kept = np.arange(n_draws)[::every]
     pi, omega, lam = (value[:, kept].flatten(0, 1).numpy() for value in _draws(fit))
-    rng = np.random.default_rng([seed, 1_000_003])
+    rng = generator(seed, "method")
     x_SND = np.empty((len(pi), N, D), dtype=np.int64)
     for s in range(len(pi)):
         z_N = (rng.random((N, 1)) > pi[s].cumsum()[:-1]).sum(1)
@@ -253,7 +254,7 @@ def _decode(value: Any) -> Any:
 
 
 def _draws(fit: Fit) -> Parameters:
-    return fit.draws or Parameters(*(value[None, None] for value in fit.parameters))
+    return fit.draws or fit.parameters.map(lambda value: value[None, None])
 
 
 def _posterior(fit: Fit) -> xr.Dataset:

@@ -26,6 +26,7 @@ from zipmix.counts.store import as_counts
 from zipmix.inference import METHODS, check_settings
 from zipmix.inference.loop import progress_bar
 from zipmix.inference.result import Fit
+from zipmix.inference.rng import generator
 from zipmix.models.conjugate import as_conditionals, log_density
 from zipmix.models.kernel import log_joint, logs, responsibilities
 from zipmix.models.parameters import Parameters, Prior, check_components, check_prior
@@ -141,7 +142,7 @@ def sbc(
     prior = check_prior(prior, check_components(n_components))
     check_whole(n_replications, "n_replications", at_least=2)
     check_whole(n_ranks, "n_ranks", at_least=2)
-    rng = np.random.default_rng([seed, 1_000_003])
+    rng = generator(seed, "method")
     names: tuple[str, ...] = ()
     ranks: list[list[int]] = []
     interrupted = False
@@ -203,7 +204,7 @@ def geweke(
     check_whole(n_replications, "n_replications", at_least=2)
     check_whole(n_steps, "n_steps", at_least=1)
     check_whole(n_sweeps, "n_sweeps", at_least=1)
-    rng = np.random.default_rng([seed, 1_000_003])
+    rng = generator(seed, "method")
     names: tuple[str, ...] = ()
     differences: list[Tensor] = []
     interrupted = False
@@ -228,7 +229,7 @@ def geweke(
                     fit = function(X_ND, n_components, prior=prior, seed=next(seeds), start=theta, **settings)
                     if fit.reason.startswith("interrupted"):
                         raise KeyboardInterrupt
-                    theta = Parameters(*(value[-1] for value in _flat(fit)))
+                    theta = _flat(fit).at(-1)
                 differences.append(moments(X_ND, theta) - beginning)
                 advance()
         except KeyboardInterrupt:
@@ -316,7 +317,7 @@ def _flat(fit: Fit) -> Parameters:
     """Draws of all chains in a row, (C * S, ...)."""
     if fit.draws is None:
         raise InputError(f"method must be one whose fit has draws; {fit.method!r} has none.")
-    return Parameters(*(value.flatten(0, 1) for value in fit.draws))
+    return fit.draws.flat(2)
 
 
 def _thinned(fit: Fit, n_points: int) -> Parameters:
@@ -325,8 +326,7 @@ def _thinned(fit: Fit, n_points: int) -> Parameters:
         raise InputError(
             f"n_ranks needs {n_points} draws per fit, and settings give {len(flat.pi)}; ask for more draws."
         )
-    every = torch.linspace(0, len(flat.pi) - 1, n_points, dtype=torch.float64).round().to(torch.int64)
-    return Parameters(*(value[every] for value in flat))
+    return flat.thin(n_points)
 
 
 def _method(

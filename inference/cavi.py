@@ -17,7 +17,6 @@ and never above log p(X). It never falls from one pass to the next. All starts s
 import time
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -25,6 +24,7 @@ from zipmix.counts.checks import check_real, check_whole
 from zipmix.counts.distinct import distinct
 from zipmix.inference.loop import iterate
 from zipmix.inference.result import Fit, Problem, pose, restarts_alone
+from zipmix.inference.rng import generator
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import (
     Conditionals,
@@ -126,7 +126,7 @@ def cavi(
     return Fit(
         method="cavi",
         parameters=mean(q),
-        draws=draw(many, np.random.default_rng([seed, 1_000_003])),
+        draws=draw(many, generator(seed, "method")),
         objective=loop.objective_R[best].item(),
         trace=loop.trace_TR[:length, best],
         trace_seconds=loop.seconds_T[:length],

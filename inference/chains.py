@@ -61,7 +61,7 @@ def chain_starts(problem: Problem, *, n_chains: int, init: Init, start: Paramete
     )
     if len(theta.pi) not in (1, n_chains):
         raise InputError(f"start must hold one point or n_chains = {n_chains} points, got {len(theta.pi)}.")
-    return Parameters(*(value.expand(n_chains, *value.shape[1:]) for value in theta))
+    return theta.map(lambda value: value.expand(n_chains, *value.shape[1:]))
 
 
 class Visit(NamedTuple):
@@ -120,13 +120,13 @@ def run(
     n_iter = trace_CT.shape[1] - 1
     n_kept = max(n_iter - lengths.n_warmup, 1)
     kept = visits[n_iter + 1 - n_kept : n_iter + 1]
-    draws = Parameters(*(torch.stack(fields, dim=1) for fields in zip(*(one.theta for one in kept), strict=True)))
+    draws = Parameters.stack([one.theta for one in kept], axis=1)
     lp_CS = trace_CT[:, -n_kept:]
     chain, best = divmod(int(lp_CS.argmax()), n_kept)
     converged, reason = agreement(lp_CS, loop)
     return Fit(
         method=method,
-        parameters=Parameters(*(value[chain, best] for value in draws)),
+        parameters=draws.map(lambda value: value[chain, best]),
         draws=draws,
         objective=lp_CS[chain, best].item(),
         trace=trace_CT,

@@ -22,6 +22,7 @@ from torch import Tensor
 from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
 from zipmix.inference.gibbs import draw_b, draw_z
 from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.rng import generator
 from zipmix.inference.start import Init
 from zipmix.models.conjugate import complete_conditionals, draw
 from zipmix.models.kernel import Statistics, log_joint, logs, responsibilities, rho, statistics
@@ -139,7 +140,7 @@ def collapsed_gibbs(
     require_proper(problem.prior, "collapsed_gibbs")
     lengths = check_lengths(n_chains, n_warmup, n_draws)
     begin = chain_starts(problem, n_chains=lengths.n_chains, init=init, start=start, seed=seed)
-    rng = np.random.default_rng([seed, 1_000_003])
+    rng = generator(seed, "method")
     return run(
         "collapsed_gibbs",
         problem,

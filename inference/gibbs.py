@@ -22,6 +22,7 @@ from zipmix.counts.store import Counts
 from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
 from zipmix.inference.parallel_tempering import Ladder, ladder, spaced, swap, tempered_logs, tempered_statistics
 from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.rng import generator
 from zipmix.inference.start import Init
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, draw, log_density
 from zipmix.models.kernel import Logs, Statistics, log_joint, logs, responsibilities, rho, statistics
@@ -39,16 +40,16 @@ class State(NamedTuple):
 
 def sweep(problem: Problem, theta: Parameters, ladder: Ladder, rng: np.random.Generator) -> State:
     """One sweep from theta (C, T, ...), for all chains and temperatures."""
-    drawn, log_likelihood = draw_statistics(problem.counts, tempered_logs(logs(theta), ladder.power), rng)
+    drawn, log_likelihood = draw_statistics(problem.counts, tempered_logs(logs(theta), ladder.beta), rng)
     objective = log_likelihood[:, 0] + log_density(as_conditionals(problem.prior), coldest(theta))
     drawn, ladder = swap(ladder, drawn, problem.prior, rng)
-    conditionals = complete_conditionals(tempered_statistics(drawn, ladder.power), problem.prior)
+    conditionals = complete_conditionals(tempered_statistics(drawn, ladder.beta), problem.prior)
     return State(theta, draw(conditionals, rng), objective, ladder)
 
 
 def coldest(theta: Parameters) -> Parameters:
     """The chains of the posterior itself, (C, ...)."""
-    return Parameters(*(value[:, 0] for value in theta))
+    return theta.map(lambda value: value[:, 0])
 
 
 def draw_statistics(counts: Counts, tables: Logs, rng: np.random.Generator) -> tuple[Statistics, Tensor]:
@@ -121,8 +122,8 @@ def gibbs(
     lengths = check_lengths(n_chains, n_warmup, n_draws)
     begin = chain_starts(problem, n_chains=lengths.n_chains, init=init, start=start, seed=seed)
     temperatures = ladder(lengths.n_chains, n_temperatures, hottest)
-    rng = np.random.default_rng([seed, 1_000_003])
-    T = temperatures.power.shape[1]
+    rng = generator(seed, "method")
+    T = temperatures.beta.shape[1]
     # The last spacing leaves half of the warm-up to settle on it.
     spacings = {lengths.n_warmup // part for part in (32, 16, 8, 4, 2)} - {0} if T > 1 else set()
 
@@ -131,11 +132,11 @@ def gibbs(
         return state._replace(ladder=spaced(state.ladder)) if int(state.ladder.n_sweeps[0]) in spacings else state
 
     def visit(state: State) -> Visit:
-        power, swap_rate, *_ = state.ladder
-        diagnostics = {"temperature": 1 / power, "swap_rate": swap_rate} if T > 1 else {}
+        beta, swap_rate, *_ = state.ladder
+        diagnostics = {"temperature": 1 / beta, "swap_rate": swap_rate} if T > 1 else {}
         return Visit(coldest(state.theta), state.objective, diagnostics)
 
-    many = Parameters(*(value.unsqueeze(1).expand(-1, T, *value.shape[1:]) for value in begin))
+    many = begin.map(lambda value: value.unsqueeze(1).expand(-1, T, *value.shape[1:]))
     fit = run(
         "gibbs",
         problem,

@@ -17,7 +17,8 @@ from zipmix.counts.checks import check_whole
 from zipmix.counts.store import Counts, as_counts
 from zipmix.counts.table import as_table
 from zipmix.inference.arviz_io import least_ess, rhat
-from zipmix.models.kernel import log_joint, log_zero, logs, responsibilities
+from zipmix.models.cells import log_bhattacharyya
+from zipmix.models.kernel import log_joint, logs, responsibilities
 from zipmix.models.parameters import Parameters
 from zipmix.models.posterior import blocks
 
@@ -28,22 +29,13 @@ if TYPE_CHECKING:
 def distances(parameters: Parameters, reference: Parameters) -> Tensor:
     """Bhattacharyya distance between every component and every component of the reference.
 
-    With p_0 = p(x = 0), sum_x sqrt(p q) = sqrt(p_0 q_0) + sqrt(omega omega') e^-(lam + lam')/2 (e^sqrt(lam lam') - 1).
-
     Args:
         parameters: omega, lam (..., K, D).
         reference: omega, lam (K, D).
     Returns:
         (..., K, K): rows are components of the reference.
     """
-    here, there = logs(parameters), logs(reference)
-    lam, lam_ref = here.w[..., None, :, :], there.w[:, None, :]
-    root = (lam * lam_ref).sqrt()
-    both_zero = (log_zero(here)[..., None, :, :] + log_zero(there)[:, None, :]) / 2
-    # log(e^root - 1) without overflow; root = 0 has no mass above zero.
-    log_rest = root + torch.log(-torch.expm1(-root)).clamp_min(-1e15)
-    above = (here.u[..., None, :, :] + there.u[:, None, :] - lam - lam_ref) / 2 + log_rest
-    return -torch.logaddexp(both_zero, above).sum(-1)
+    return -log_bhattacharyya(parameters, reference).sum(-1)
 
 
 def matching(parameters: Parameters, reference: Parameters) -> Tensor:
@@ -91,7 +83,7 @@ def relabel(draws: Parameters, X: Any, reference: Parameters, *, max_iter: int =
 
     Two steps alternate: Q_ik is the mean of the responsibilities of all draws, relabelled; every draw takes the
     permutation that minimises its Kullback-Leibler divergence sum_ik r_ik log(r_ik / Q_ik), an assignment problem.
-    The responsibilities of a draw are worked out again in each round and not stored.
+    The responsibilities of a draw are computed anew in each round, not stored.
 
     Args:
         draws: (chain, draw, ...).
@@ -103,7 +95,7 @@ def relabel(draws: Parameters, X: Any, reference: Parameters, *, max_iter: int =
     """
     check_whole(max_iter, "max_iter", at_least=1)
     counts = as_counts(as_table(X, n_features=draws.omega.shape[-1]).X)
-    flat = Parameters(*(value.flatten(0, 1) for value in draws))
+    flat = draws.flat(2)
     order_SK = matching(flat, reference)
     losses: list[float] = []
     for _ in range(max_iter):

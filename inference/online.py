@@ -29,6 +29,7 @@ from zipmix.counts.table import Table, as_table
 from zipmix.inference.cavi import divergence
 from zipmix.inference.loop import out_of_time, progress_bar, settled
 from zipmix.inference.result import Fit, restarts_alone
+from zipmix.inference.rng import generator
 from zipmix.inference.start import SEEDING_ROWS, Init, starts
 from zipmix.models.conjugate import (
     Conditionals,
@@ -141,7 +142,7 @@ def online(
     K = check_components(n_components)
     prior = check_prior(prior, K)
     (require_mode if algorithm == "em" else require_proper)(prior, "online")
-    rng = np.random.default_rng([seed, 1_000_003])
+    rng = generator(seed, "method")
     rows = _rows(X, chunk_size, n_passes, rng)
     table, counts, source, n_rows = rows.table, rows.first, rows.chunks, rows.n_rows
     theta = starts(counts, prior, n_components=K, n_starts=n_starts, init=init, start=start, seed=seed)

@@ -24,8 +24,8 @@ from zipmix.counts.checks import InputError, check_whole
 from zipmix.counts.store import as_counts
 from zipmix.inference.gibbs import draw_z
 from zipmix.inference.result import Fit
+from zipmix.inference.rng import generator
 from zipmix.models.kernel import log_joint, logs, responsibilities
-from zipmix.models.parameters import Parameters
 from zipmix.models.posterior import blocks
 
 Loss = Literal["vi", "binder"]
@@ -57,13 +57,11 @@ def draw_partitions(fit: Fit, *, n_draws: int = 500, seed: int = 0) -> Tensor:
         InputError: n_draws is below 1.
     """
     check_whole(n_draws, "n_draws", at_least=1)
-    rng = np.random.default_rng([seed, 1_000_003])
+    rng = generator(seed, "method")
     if fit.draws is None:
-        points = Parameters(*(value.expand(n_draws, *value.shape) for value in fit.parameters))
+        points = fit.parameters.map(lambda value: value.expand(n_draws, *value.shape))
     else:
-        flat = Parameters(*(value.flatten(0, 1) for value in fit.draws))
-        every = torch.linspace(0, len(flat.pi) - 1, min(n_draws, len(flat.pi))).round().to(torch.int64)
-        points = Parameters(*(value[every] for value in flat))
+        points = fit.draws.flat(2).thin(n_draws)
     counts = as_counts(fit.X)
     parts = blocks(points, counts.n_rows)
     return torch.cat([draw_z(responsibilities(log_joint(counts, logs(part)))[0], rng).argmax(-1) for part in parts])

@@ -21,15 +21,13 @@ from torch import Tensor
 from zipmix.counts.checks import check_real, check_whole
 from zipmix.inference.loop import Loop, iterate, out_of_time
 from zipmix.inference.result import Fit, Problem, pose, restarts_alone
-from zipmix.inference.start import Init, interior, starts
+from zipmix.inference.start import Init, starts
+from zipmix.models.coordinates import GRADIENT_EDGE, constrain, interior, unconstrain
 from zipmix.models.parameters import Parameters, Prior, require_mode, require_proper
 from zipmix.models.zip_mixture import log_density, zip_mixture
 
 # A gradient below this, relative to the objective, is zero to the accuracy of the sum over rows.
 GRADIENT = 1e-7
-
-# Bounds on logs and logits: a mode on the boundary is sought no further out, where exp and sigmoid round to 0 and 1.
-EDGE = 35.0
 
 
 class Ascent(NamedTuple):
@@ -187,21 +185,14 @@ def _adam(
 
 def _lbfgs(problem: Problem, start: Parameters, adam: Loop, max_iter: int) -> Ascent:
     """Polishes the point that Adam has come to on the program's own log density; only looks at it if interrupted."""
-    X_ND, (K, D) = problem.table.X_ND, start.omega.shape
+    X_ND = problem.table.X_ND
     objective, seconds = adam.trace_TR[:, 0].tolist(), adam.seconds_T.tolist()
     before = seconds[-1] - time.perf_counter()
-    pi, omega, lam = interior(start)
-    x = torch.cat([pi.log(), omega.logit().flatten(), lam.log().flatten()]).numpy()
-
-    def point(x: Tensor) -> Parameters:
-        log_pi, logit, log_lam = x.split([K, K * D, K * D])
-        return Parameters(
-            torch.softmax(log_pi, 0), torch.sigmoid(logit).unflatten(0, (K, D)), log_lam.exp().unflatten(0, (K, D))
-        )
+    x = unconstrain(interior(start)).numpy()
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
         x_free = torch.from_numpy(x).requires_grad_()
-        value = -log_density(X_ND, point(x_free), problem.prior)
+        value = -log_density(X_ND, constrain(x_free, start), problem.prior)
         (gradient,) = torch.autograd.grad(value, x_free)
         return value.item(), gradient.numpy()
 
@@ -221,7 +212,7 @@ def _lbfgs(problem: Problem, start: Parameters, adam: Loop, max_iter: int) -> As
                 x,
                 jac=True,
                 method="L-BFGS-B",
-                bounds=[(-EDGE, EDGE)] * len(x),
+                bounds=[(-GRADIENT_EDGE, GRADIENT_EDGE)] * len(x),
                 callback=record,
                 options={"maxiter": max_iter, "maxfun": 2 * max_iter, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-7},
             )
@@ -233,7 +224,7 @@ def _lbfgs(problem: Problem, start: Parameters, adam: Loop, max_iter: int) -> As
     value, gradient = loss(x)
     steepest = float(np.abs(gradient).max())
     return Ascent(
-        parameters=Parameters(*(field.detach() for field in point(torch.from_numpy(x)))),
+        parameters=constrain(torch.from_numpy(x), start),
         objective=-value,
         trace_T=torch.tensor(objective, dtype=torch.float64),
         seconds_T=torch.tensor(seconds, dtype=torch.float64),

@@ -21,7 +21,8 @@ from torch import Tensor
 from zipmix.counts.checks import InputError, check_whole
 from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
 from zipmix.inference.result import Fit, Problem, pose
-from zipmix.inference.start import Init, interior
+from zipmix.inference.start import Init
+from zipmix.models.coordinates import interior
 from zipmix.models.parameters import Parameters, Prior, require_proper
 from zipmix.models.posterior import log_posterior_at
 from zipmix.models.zip_mixture import zip_mixture

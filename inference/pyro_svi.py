@@ -23,8 +23,9 @@ from zipmix.counts.checks import InputError, check_real, check_whole
 from zipmix.inference.loop import iterate, settled
 from zipmix.inference.pyro_map import Value
 from zipmix.inference.result import Fit, Problem, pose
-from zipmix.inference.start import Init, interior, starts
+from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import Conditionals, as_conditionals, as_distributions, complete_conditionals
+from zipmix.models.coordinates import interior
 from zipmix.models.kernel import expectation, logs
 from zipmix.models.parameters import Parameters, Prior, require_proper
 from zipmix.models.posterior import log_posterior_at
@@ -122,7 +123,7 @@ def pyro_svi(
     )
     if len(theta.pi) != 1:
         raise InputError(f"start must be one point, got {len(theta.pi)}; run pyro_svi once from each of them.")
-    point = Parameters(*(value[0] for value in theta))
+    point = theta.at(0)
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         arguments = (problem.table.X_ND, *problem.table.X_ND.shape, problem.prior)

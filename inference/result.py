@@ -16,6 +16,7 @@ from torch import Tensor
 from zipmix.counts.checks import InputError
 from zipmix.counts.store import Counts, Source, as_counts, as_dense
 from zipmix.counts.table import Table, as_table, default_names
+from zipmix.models.cells import cell_mean
 from zipmix.models.kernel import log_joint, log_likelihood, logs, responsibilities, rho
 from zipmix.models.parameters import Parameters, Prior, check_components, check_prior
 from zipmix.models.posterior import blocks
@@ -166,7 +167,7 @@ class Fit:
         averaged over (at most 200 evenly spaced) draws.
         """
         counts, X_ND = self._counts(X), as_dense(self.X if X is None else self._table(X).X)
-        expected_ND = self._average(counts, lambda p: p.omega * p.lam)
+        expected_ND = self._average(counts, cell_mean)
         return torch.where(X_ND.isnan(), expected_ND, X_ND)
 
     def structural_zeros(self, X: Any = None) -> Tensor:
@@ -188,11 +189,9 @@ class Fit:
             n_rows: of the table that is predicted; blocks are cut so that their tables fit in memory.
         """
         if self.draws is None:
-            yield Parameters(*(value.unsqueeze(0) for value in self.parameters))
+            yield self.parameters.map(lambda value: value.unsqueeze(0))
             return
-        flat = Parameters(*(value.flatten(0, 1) for value in self.draws))
-        every = torch.linspace(0, len(flat.pi) - 1, min(PREDICTIVE_DRAWS, len(flat.pi))).round().to(torch.int64)
-        yield from blocks(Parameters(*(value[every] for value in flat)), n_rows)
+        yield from blocks(self.draws.flat(2).thin(PREDICTIVE_DRAWS), n_rows)
 
     def to_arviz(self, *, seed: int = 0) -> Any:
         """The fit for ArviZ: groups posterior, sample_stats, log_likelihood, posterior_predictive and observed_data.

@@ -17,13 +17,14 @@ from zipmix.counts.checks import InputError, check_whole
 from zipmix.counts.distinct import distinct
 from zipmix.counts.rows import Factor
 from zipmix.counts.store import Counts, Source, as_dense
+from zipmix.inference.rng import start_generators
 from zipmix.models.conjugate import Conditionals, as_conditionals, complete_conditionals, draw, mean
 from zipmix.models.kernel import Statistics, expectation, logs, statistics
 from zipmix.models.parameters import Parameters, Prior, check_parameters, require_proper
 
 Init = Literal["kmeans++", "small-em", "prior"]
 
-# Rows that the seeding looks at; more of them make no better start.
+# Most rows that k-means++ chooses from; more of them make no better start.
 SEEDING_ROWS = 5_000
 
 # Candidates and rounds behind each start of "small-em".
@@ -41,7 +42,7 @@ def starts(
     start: Parameters | None,
     seed: int,
 ) -> Parameters:
-    """Starting points with a restart axis in front; the first of them do not depend on how many are asked for.
+    """Starting points with a restart axis in front; the first ones do not depend on how many there are.
 
     Args:
         counts: N rows of D counts.
@@ -60,28 +61,21 @@ def starts(
             raise InputError(
                 f"start must hold one point, pi (K,), or several, pi (R, K), got pi of shape {tuple(given.pi.shape)}."
             )
-        return given if given.pi.ndim == 2 else Parameters(*(field.unsqueeze(0) for field in given))
+        return given if given.pi.ndim == 2 else given.map(lambda field: field.unsqueeze(0))
     check_whole(n_starts, "n_starts", at_least=1)
     if init not in get_args(Init):
         raise InputError(f"init must be one of {', '.join(map(repr, get_args(Init)))}; got {init!r}.")
-    rngs = [np.random.default_rng([seed, r]) for r in range(n_starts)]
+    rngs = start_generators(seed, n_starts)
     if init == "prior":
         require_proper(prior, "init='prior'")
         conditionals = as_conditionals(prior)
         shape = (n_components, counts.n_features)
         conditionals = Conditionals(conditionals.alpha, *(field.expand(shape) for field in conditionals[1:]))
-        return _stack([draw(conditionals, rng) for rng in rngs])
+        return Parameters.stack([draw(conditionals, rng) for rng in rngs])
     if init == "kmeans++":
         return _partition_means(counts, prior, n_components, rngs)
     passes = distinct(counts)
-    return _stack([_small_em(counts, passes, prior, n_components, rng) for rng in rngs])
-
-
-def interior(parameters: Parameters) -> Parameters:
-    """The point, moved off the boundary, where logits and logs are infinite."""
-    pi, omega, lam = parameters
-    pi = pi.clamp_min(1e-8)
-    return Parameters(pi / pi.sum(-1, keepdim=True), omega.clamp(1e-8, 1 - 1e-8), lam.clamp_min(1e-8))
+    return Parameters.stack([_small_em(counts, passes, prior, n_components, rng) for rng in rngs])
 
 
 def _small_em(counts: Counts, passes: Counts, prior: Prior, n_components: int, rng: np.random.Generator) -> Parameters:
@@ -89,11 +83,7 @@ def _small_em(counts: Counts, passes: Counts, prior: Prior, n_components: int, r
     for _ in range(ROUNDS):
         theta = mean(complete_conditionals(expectation(passes, logs(theta))[0], prior))
     best = int(expectation(passes, logs(theta))[1].argmax())
-    return Parameters(*(value[best] for value in theta))
-
-
-def _stack(points: list[Parameters]) -> Parameters:
-    return Parameters(*(torch.stack(fields) for fields in zip(*points, strict=True)))
+    return theta.at(best)
 
 
 def _partition_means(counts: Counts, prior: Prior, n_components: int, rngs: list[np.random.Generator]) -> Parameters:

@@ -4,7 +4,8 @@ Axes: K components, D columns. Any batch axes stand in front: (restart, K, D), (
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,11 +14,38 @@ from zipmix.counts.checks import InputError, check_whole
 
 
 class Parameters(NamedTuple):
-    """A point Theta of the parameter space; all batch axes in front agree."""
+    """A point Theta of the parameter space, or a batch of points; all batch axes in front agree."""
 
     pi: Tensor  # (..., K)     weights of the components, on the simplex
     omega: Tensor  # (..., K, D)  P(b = 1): share of the Poisson part, in [0, 1]
     lam: Tensor  # (..., K, D)  Poisson rate, >= 0
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Parameters":
+        """The function applied to pi, omega and lam, one after the other."""
+        return Parameters(function(self.pi), function(self.omega), function(self.lam))
+
+    def at(self, index: Any) -> "Parameters":
+        """The points at an index (a number, a slice, a tensor of numbers or of booleans) of the first batch axis."""
+        return self.map(lambda value: value[index])
+
+    def flat(self, n_axes: int) -> "Parameters":
+        """A batch with its first n_axes axes, the batch axes, made one: flat(2) of draws is (chain * draw, ...)."""
+        return self.map(lambda value: value.reshape(-1, *value.shape[n_axes:]))
+
+    def thin(self, n: int) -> "Parameters":
+        """n evenly spaced points of a batch (S, ...), the first and the last among them; all where S <= n."""
+        n_points = len(self.pi)
+        return self.at(torch.linspace(0, n_points - 1, min(n, n_points)).round().to(torch.int64))
+
+    @classmethod
+    def stack(cls, points: "Sequence[Parameters]", axis: int = 0) -> "Parameters":
+        """Points of one shape side by side along a new batch axis."""
+        return cls(*(torch.stack(fields, axis) for fields in zip(*points, strict=True)))
+
+    @classmethod
+    def concatenate(cls, batches: "Sequence[Parameters]") -> "Parameters":
+        """Batches one after the other along the first batch axis."""
+        return cls(*(torch.cat(fields) for fields in zip(*batches, strict=True)))
 
 
 class Prior(NamedTuple):

@@ -42,7 +42,7 @@ def log_posterior_at(counts: Counts, points: Parameters, prior: Prior) -> Tensor
 def rows_log_likelihood(counts: Counts, points: Parameters) -> Tensor:
     """log p(x_i | Theta) of every row at every point, in blocks that fit in memory, (..., N)."""
     batch = points.pi.shape[:-1]
-    flat = Parameters(*(value.reshape(-1, *value.shape[len(batch) :]) for value in points))
+    flat = points.flat(len(batch))
     rows = torch.cat([log_likelihood(counts, block) for block in blocks(flat, counts.n_rows)])
     return rows.reshape(*batch, -1)
 

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from zipmix.inference.arviz_io import load as load
     from zipmix.inference.calibration import geweke as geweke
     from zipmix.inference.calibration import sbc as sbc
-    from zipmix.inference.evidence.chib import Evidence as Evidence
-    from zipmix.inference.evidence.chib import log_evidence_annealed as log_evidence_annealed
+    from zipmix.inference.evidence.annealed import log_evidence_annealed as log_evidence_annealed
     from zipmix.inference.evidence.chib import log_evidence_chib as log_evidence_chib
+    from zipmix.inference.evidence.estimate import Evidence as Evidence
     from zipmix.inference.evidence.exact import exact_posterior as exact_posterior
     from zipmix.inference.evidence.exact import log_evidence_exact as log_evidence_exact
     from zipmix.inference.result import Fit as Fit
@@ -58,8 +58,8 @@ _HOME = {
     "load": "zipmix.inference.arviz_io",
     "geweke": "zipmix.inference.calibration",
     "sbc": "zipmix.inference.calibration",
-    "Evidence": "zipmix.inference.evidence.chib",
-    "log_evidence_annealed": "zipmix.inference.evidence.chib",
+    "Evidence": "zipmix.inference.evidence.estimate",
+    "log_evidence_annealed": "zipmix.inference.evidence.annealed",
     "log_evidence_chib": "zipmix.inference.evidence.chib",
     "exact_posterior": "zipmix.inference.evidence.exact",
     "log_evidence_exact": "zipmix.inference.evidence.exact",

@@ -16,8 +16,8 @@ import zipmix
 from zipmix import METHODS, Parameters
 from zipmix.comparison.report import write_report
 from zipmix.comparison.tables import restarts_table
-from zipmix.inference.em import N_MOVES, N_STARTS, SOUGHT
 from zipmix.inference.loop import Race, iterate, time_budget
+from zipmix.inference.search import N_MOVES, N_STARTS, SOUGHT, split_and_merge
 
 PLAIN = dict(annealing=0, race=None, split_merge=0)
 
@@ -119,8 +119,9 @@ def test_a_start_that_is_given_is_not_left(drawn):
 @pytest.mark.parametrize("place", ["proposals", "evaluate", "squarem_step"])
 def test_ctrl_c_in_the_moves_loses_nothing_of_the_starts(place, drawn, monkeypatch):
     without = zipmix.fit(drawn.X, 10, seed=1, n_starts=5, split_merge=0)
-    em = METHODS["em"].__globals__
-    usual, proposals, moving = em[place], em["proposals"], []
+    em, search = METHODS["em"].__globals__, split_and_merge.__globals__
+    home = search if place == "proposals" else em
+    usual, proposals, moving = home[place], search["proposals"], []
 
     def proposed(*arguments):
         moving.append(1)
@@ -131,8 +132,8 @@ def test_ctrl_c_in_the_moves_loses_nothing_of_the_starts(place, drawn, monkeypat
             raise KeyboardInterrupt
         return usual(*arguments)
 
-    monkeypatch.setitem(em, "proposals", proposed)
-    monkeypatch.setitem(em, place, stopped)
+    monkeypatch.setitem(search, "proposals", proposed)
+    monkeypatch.setitem(home, place, stopped)
     fitted = zipmix.fit(drawn.X, 10, seed=1, n_starts=5)
     assert fitted.objective == without.objective
     assert torch.equal(fitted.trace, without.trace)
@@ -149,9 +150,8 @@ def test_a_budget_of_time_ends_the_annealing_and_the_moves(drawn, monkeypatch):
     # Nothing was annealed where there was no time for it.
     assert torch.equal(fitted.restarts.trace_TR[0], plain.restarts.trace_TR[0])
     assert not torch.equal(fitted.restarts.trace_TR[0], annealed.restarts.trace_TR[0])
-    em = METHODS["em"].__globals__
     clock = iter([False] * SOUGHT.annealing + [True])
-    monkeypatch.setitem(em, "out_of_time", lambda: next(clock))
+    monkeypatch.setitem(split_and_merge.__globals__, "out_of_time", lambda: next(clock))
     fitted = zipmix.fit(drawn.X, 10, n_starts=3)
     assert fitted.converged
     assert "budget of time ended before round 1" in fitted.reason

@@ -20,7 +20,8 @@ from zipmix import (
     simulate,
 )
 from zipmix.counts.store import as_counts
-from zipmix.inference.evidence.chib import log_permanent, log_tempered, relabelled_log_density
+from zipmix.inference.evidence.annealed import log_tempered
+from zipmix.inference.evidence.chib import log_permanent, relabelled_log_density
 from zipmix.models.conjugate import Conditionals
 
 LOOSE = Prior(alpha=0.5, a=0.7, b=1.2, e=0.8, f=0.1)

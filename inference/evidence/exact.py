@@ -23,6 +23,7 @@ from torch import Tensor
 
 from zipmix.counts.checks import InputError, check_whole
 from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.rng import generator
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, draw, log_normalisers
 from zipmix.models.kernel import Statistics, statistics
 from zipmix.models.parameters import Parameters, Prior, exchangeable, require_proper
@@ -134,14 +135,14 @@ def exact(X: Any, n_components: int, *, prior: Prior = Prior(), seed: int = 0, n
     problem = _pose(X, n_components, prior)
     check_whole(n_draws, "n_draws", at_least=1)
     every = enumeration(problem)
-    draws = _draw(problem, every, n_draws, np.random.default_rng([seed, 1_000_003]))
+    draws = _draw(problem, every, n_draws, generator(seed, "method"))
     lp_S = log_posterior_at(problem.counts, draws, problem.prior)
     best = int(lp_S.argmax())
     seconds = time.perf_counter() - problem.began
     return Fit(
         method="exact",
-        parameters=Parameters(*(value[best] for value in draws)),
-        draws=Parameters(*(value[None] for value in draws)),
+        parameters=draws.at(best),
+        draws=draws.map(lambda value: value[None]),
         objective=lp_S[best].item(),
         trace=lp_S[None],
         trace_seconds=torch.full((n_draws,), seconds, dtype=torch.float64),

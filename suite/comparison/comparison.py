@@ -13,7 +13,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,11 +24,13 @@ from zipmix.counts.store import as_counts
 from zipmix.files.data import Data
 from zipmix.inference import METHODS, check_settings
 from zipmix.inference.arviz_io import Loo, ess, loo, rhat
-from zipmix.inference.evidence.chib import Evidence, log_evidence_chib
+from zipmix.inference.evidence.chib import log_evidence_chib
+from zipmix.inference.evidence.estimate import Evidence
 from zipmix.inference.evidence.exact import log_evidence_exact
 from zipmix.inference.labels import match
 from zipmix.inference.result import Fit, Problem, Restarts, pose
-from zipmix.models.kernel import log_zero, logs
+from zipmix.inference.rng import generator
+from zipmix.models.cells import p_zero
 from zipmix.models.parameters import Parameters, Prior
 from zipmix.models.posterior import log_posterior_at
 
@@ -367,7 +368,7 @@ def _zeros(fits: dict[str, Fit], X_ND: Tensor, seed: int) -> Zeros:
     observed_D = (~X_ND.isnan()).sum(0)
     share_D = (X_ND == 0).double().sum(0) / observed_D.clamp_min(1)
     predicted, intervals = {}, {}
-    rng = np.random.default_rng([seed, 7])
+    rng = generator(seed, "replicates")
     for name, f in fits.items():
         if f.draws is None:
             predicted[name] = _zero_share(f.parameters)
@@ -381,7 +382,7 @@ def _zeros(fits: dict[str, Fit], X_ND: Tensor, seed: int) -> Zeros:
 
 def _zero_share(parameters: Parameters) -> Tensor:
     """p(x_d = 0) of a new row, (..., D)."""
-    return (parameters.pi[..., None] * log_zero(logs(parameters)).exp()).sum(-2)
+    return (parameters.pi[..., None] * p_zero(parameters)).sum(-2)
 
 
 def _versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ from zipmix.comparison.plates import plot_plates
 from zipmix.comparison.verdict import interval
 from zipmix.counts.store import as_dense
 from zipmix.inference.result import Fit, Restarts
-from zipmix.models.kernel import log_zero, logs
+from zipmix.models.cells import log_pmf
 from zipmix.models.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -202,12 +202,9 @@ def plot_rootogram(fit: Fit, column: int, ax: Axes | None = None) -> Axes:
     x_N = x_N[~x_N.isnan()]
     last = min(int(np.quantile(x_N.numpy(), 0.99)) + 2, ROOTOGRAM_BARS) if len(x_N) else 1
     counts = torch.arange(last, dtype=torch.float64)
-    pi, _, lam = fit.parameters
-    tables = logs(fit.parameters)
-    rate, u = lam[:, column, None], tables.u[:, column, None]
-    log_poisson = u + torch.special.xlogy(counts, rate) - rate - torch.lgamma(counts + 1)
-    log_p = torch.where(counts == 0, log_zero(tables)[:, column, None], log_poisson)
-    expected = (len(x_N) * (pi[:, None] * log_p.exp()).sum(0)).sqrt().numpy()
+    pi, omega, lam = fit.parameters
+    p_KM = log_pmf(Parameters(pi, omega[:, column, None], lam[:, column, None]), counts).exp()
+    expected = (len(x_N) * (pi[:, None] * p_KM).sum(0)).sqrt().numpy()
     observed = torch.bincount(x_N[x_N < last].long(), minlength=last).double().sqrt().numpy()
     ax.bar(counts.numpy(), observed, bottom=expected - observed, width=0.85, color="#B9CCE0", ec="#5F7F9F", lw=0.5)
     ax.plot(counts.numpy(), expected, "o-", color=COLOURS[4], ms=3.5, lw=1.3, label="expected")

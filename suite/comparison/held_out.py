@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zipmix.counts.store import as_counts
 from zipmix.inference.result import Fit
+from zipmix.inference.rng import generator
 from zipmix.models.posterior import rows_log_likelihood
 
 
@@ -52,7 +53,7 @@ def split(X_ND: Tensor, *, share: float, seed: int) -> Split:
         share: of the rows, in (0, 0.5]; at least two rows stay.
         seed: of the choice.
     """
-    rng = np.random.default_rng([seed, 11])
+    rng = generator(seed, "held-out")
     n_rows = len(X_ND)
     n_held = min(round(share * n_rows), max(0, n_rows - 2))
     order = torch.from_numpy(rng.permutation(n_rows))

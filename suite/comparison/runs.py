@@ -4,8 +4,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from zipmix.comparison.peak_memory import peak_memory
 from zipmix.counts.checks import InputError
 from zipmix.inference import METHODS, fit
@@ -84,11 +82,11 @@ def _starts(problem: Problem, *, n_starts: int, n_chains: int, seed: int) -> Cal
         return starts(counts, prior, n_components=K, n_starts=n, init=init, start=None, seed=seed)
 
     many = _best_first(problem, draw("small-em", min(n_starts, CANDIDATES * n_chains)))
-    common = Parameters(*(value[:n_chains] for value in many))
+    common = many.map(lambda value: value[:n_chains])
     if n_starts > len(many.pi):
         more = draw("kmeans++", n_starts - len(many.pi))
-        many = Parameters(*(torch.cat(pair) for pair in zip(many, more, strict=True)))
-    first = Parameters(*(value[0] for value in common))
+        many = Parameters.concatenate([many, more])
+    first = common.at(0)
 
     def share(method: str) -> dict[str, Any]:
         own = inspect.signature(METHODS[method]).parameters
@@ -110,4 +108,4 @@ def _best_first(problem: Problem, points: Parameters) -> Parameters:
     )
     assert tried.restarts is not None
     order = tried.restarts.objective_R.argsort(descending=True, stable=True)
-    return Parameters(*(value[order] for value in points))
+    return points.at(order)

@@ -140,7 +140,7 @@ def _same_optimum(same_start: float, theirs: float, digits: float, *, finished: 
 
 
 def _autodiff(em: Fit, prior: Prior) -> Autodiff:
-    theta = Parameters(*(value.clone().requires_grad_() for value in em.parameters))
+    theta = em.parameters.map(lambda value: value.clone().requires_grad_())
     value = log_density(em.X, theta, prior)
     pi, omega, lam = em.parameters
     g_pi, g_omega, g_lam = torch.autograd.grad(value, list(theta))
