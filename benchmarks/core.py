@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zipmix import Parameters, Prior, simulate
 from zipmix.inference.em import em_step, evaluate
-from zipmix.inference.result import pose
+from zipmix.inference.problem import pose
 from zipmix.inference.start import starts
 from zipmix.models.conjugate import as_conditionals, log_density
 

@@ -20,7 +20,7 @@ from zipmix.counts.store import Counts, as_counts
 from zipmix.counts.table import as_table
 from zipmix.counts.threads import threads_for_parts
 from zipmix.inference.em import em_step, evaluate
-from zipmix.inference.result import pose
+from zipmix.inference.problem import pose
 from zipmix.inference.start import starts
 from zipmix.models.kernel import Logs, expectation, logs
 

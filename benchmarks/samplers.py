@@ -19,11 +19,11 @@ from harness import seconds
 from torch import Tensor
 
 from zipmix import Fit, Prior, fit, load_data, simulate
-from zipmix.inference.arviz_io import ess, rhat
+from zipmix.inference.diagnostics import ess, rhat
 from zipmix.inference.em import evaluate
 from zipmix.inference.gibbs import sweep
 from zipmix.inference.parallel_tempering import ladder
-from zipmix.inference.result import pose
+from zipmix.inference.problem import pose
 from zipmix.inference.start import starts
 from zipmix.models.parameters import Parameters
 

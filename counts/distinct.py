@@ -4,6 +4,8 @@ Equal rows have equal responsibilities, so that a pass over the distinct rows, e
 the same sums. What it buys: a fit of nmes1988 (4 406 rows, 1 513 distinct) takes four fifths of the time.
 """
 
+from typing import overload
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +19,10 @@ WORTH = 0.8
 CELLS = 2**20
 
 
+@overload
+def distinct(counts: Counts) -> Counts: ...
+@overload
+def distinct(counts: CountTable) -> CountTable: ...
 def distinct(counts: CountTable) -> CountTable:
     """The counts with every row once and its multiplicity; unchanged where most rows occur once.
 

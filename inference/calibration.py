@@ -152,7 +152,7 @@ def sbc(
                 table_seed, fit_seed = (int(value) for value in rng.integers(2**31, size=2))
                 truth = simulate(n_rows, n_features, n_components, prior=prior, seed=table_seed)
                 fit = function(truth.X, n_components, prior=prior, seed=fit_seed, **settings)
-                if fit.reason.startswith("interrupted"):
+                if fit.ending.early:
                     raise KeyboardInterrupt
                 drawn = quantities(truth.X, _thinned(fit, n_ranks - 1), prior)
                 true = quantities(truth.X, truth.parameters, prior)
@@ -227,7 +227,7 @@ def geweke(
                         table_seed = next(seeds)
                         X_ND = simulate(n_rows, n_features, n_components, parameters=theta, seed=table_seed).X
                     fit = function(X_ND, n_components, prior=prior, seed=next(seeds), start=theta, **settings)
-                    if fit.reason.startswith("interrupted"):
+                    if fit.ending.early:
                         raise KeyboardInterrupt
                     theta = _flat(fit).at(-1)
                 differences.append(moments(X_ND, theta) - beginning)

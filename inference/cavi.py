@@ -14,7 +14,6 @@ in:
 and never above log p(X). It never falls from one pass to the next. All starts share one batch.
 """
 
-import time
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -23,7 +22,9 @@ from torch.distributions import kl_divergence
 from zipmix.counts.checks import check_real, check_whole
 from zipmix.counts.distinct import distinct
 from zipmix.inference.loop import iterate
-from zipmix.inference.result import Fit, Problem, pose, restarts_alone
+from zipmix.inference.problem import Problem, pose
+from zipmix.inference.restarts import restarts_alone
+from zipmix.inference.result import Fit
 from zipmix.inference.rng import generator
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import (
@@ -123,17 +124,17 @@ def cavi(
     length = int(loop.n_iter_R[best]) + 1
     q = Conditionals(*(value[best] for value in state.q))
     many = Conditionals(*(value.expand(1, n_draws, *value.shape) for value in q))
-    return Fit(
-        method="cavi",
+    return problem.fit(
+        "cavi",
         parameters=mean(q),
         draws=draw(many, generator(seed, "method")),
         objective=loop.objective_R[best].item(),
         trace=loop.trace_TR[:length, best],
         trace_seconds=loop.seconds_T[:length],
         converged=bool(loop.converged_R[best]),
+        ending=loop.ending,
         reason=loop.reason,
         n_iter=length - 1,
-        seconds=time.perf_counter() - problem.began,
         settings=dict(
             n_starts=len(theta.pi),
             init=init,
@@ -143,9 +144,5 @@ def cavi(
             n_draws=n_draws,
         ),
         seed=seed,
-        prior=problem.prior,
-        X=problem.table.X,
-        names=problem.table.names,
-        row_names=problem.table.row_names,
         restarts=restarts_alone(loop.objective_R, loop.n_iter_R, loop.converged_R, loop.trace_TR),
     )

@@ -1,6 +1,5 @@
 """What every sampler shares: where its chains begin, what it hands back, and whether the chains agree."""
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +8,8 @@ from torch import Tensor
 
 from zipmix.counts.checks import InputError, check_whole
 from zipmix.inference.loop import Loop, State, iterate
-from zipmix.inference.result import Fit, Problem
+from zipmix.inference.problem import Problem
+from zipmix.inference.result import Fit
 from zipmix.inference.start import Init, starts
 from zipmix.models.parameters import Parameters
 
@@ -98,7 +98,7 @@ def run(
         seed: to be reported.
     Returns:
         Draws (chain, draw, ...); parameters are the draw of highest log posterior. Ctrl-C ends the run early: the
-        draws so far are handed back (the last state, where warm-up was not over), and the reason says so.
+        draws so far are returned (the last state, where warm-up was not over), and the reason says so.
     """
     visits = [visit(state)]
 
@@ -124,23 +124,19 @@ def run(
     lp_CS = trace_CT[:, -n_kept:]
     chain, best = divmod(int(lp_CS.argmax()), n_kept)
     converged, reason = agreement(lp_CS, loop)
-    return Fit(
-        method=method,
+    return problem.fit(
+        method,
         parameters=draws.map(lambda value: value[chain, best]),
         draws=draws,
         objective=lp_CS[chain, best].item(),
         trace=trace_CT,
         trace_seconds=loop.seconds_T,
         converged=converged,
+        ending=loop.ending,
         reason=reason,
         n_iter=n_iter,
-        seconds=time.perf_counter() - problem.began,
         settings=lengths._asdict() | settings,
         seed=seed,
-        prior=problem.prior,
-        X=problem.table.X,
-        names=problem.table.names,
-        row_names=problem.table.row_names,
         diagnostics={name: torch.stack([one.diagnostics[name] for one in kept], dim=1) for name in kept[0].diagnostics},
     )
 
@@ -153,11 +149,11 @@ def agreement(lp_CS: Tensor, loop: Loop) -> tuple[bool, str]:
         loop: how the run went.
     """
     reason = loop.reason
-    if loop.interrupted:
+    if loop.ending.early:
         return False, reason
     if len(lp_CS) < 2 or lp_CS.shape[1] < 4:
         return False, f"{reason}; it takes at least 2 chains of 4 draws to judge whether chains agree"
-    from zipmix.inference.arviz_io import rhat
+    from zipmix.inference.diagnostics import rhat
 
     value = rhat(lp_CS)
     return value < R_HAT, f"{reason}; R-hat of the log posterior over {len(lp_CS)} chains is {value:.3f}"

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
 from zipmix.inference.gibbs import draw_b, draw_z
-from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.problem import Problem, pose
+from zipmix.inference.result import Fit
 from zipmix.inference.rng import generator
 from zipmix.inference.start import Init
 from zipmix.models.conjugate import complete_conditionals, draw

@@ -25,14 +25,17 @@ from zipmix.counts.checks import InputError, check_flag, check_real, check_whole
 from zipmix.counts.distinct import distinct
 from zipmix.counts.store import Counts
 from zipmix.counts.threads import threads_for_parts
-from zipmix.inference.loop import Loop, Race, iterate
-from zipmix.inference.result import Fit, Problem, Restarts, pose
+from zipmix.inference.loop import Loop, iterate, never
+from zipmix.inference.problem import Problem, pose
+from zipmix.inference.restarts import Restarts
+from zipmix.inference.result import Fit
 from zipmix.inference.search import (
     GIVEN,
     N_STARTS,
     SOUGHT,
     Auto,
     Found,
+    Race,
     Search,
     annealed,
     check_search,
@@ -195,7 +198,7 @@ def _run(ascent: Ascent, theta: Parameters, race: Race | None, label: str) -> tu
         tolerance=ascent.tolerance,
         progress=ascent.progress,
         label=label,
-        race=race,
+        leaving=never if race is None else race.leaving,
     )
     if ascent.dtype != torch.float64:
         loop = loop._replace(objective_R=evaluate(ascent.passes, state.theta, one_R).objective)
@@ -207,23 +210,18 @@ def _fit(problem: Problem, found: Found, settings: dict[str, Any], seed: int) ->
     point, loop, clocks, round_R = found
     best = int(loop.objective_R.argmax())
     length = int(loop.n_iter_R[best]) + 1
-    return Fit(
-        method="em",
+    return problem.fit(
+        "em",
         parameters=point,
-        draws=None,
         objective=loop.objective_R[best].item(),
         trace=loop.trace_TR[:length, best],
         trace_seconds=clocks[round_R[best]][:length],
         converged=bool(loop.converged_R[best]),
+        ending=loop.ending,
         reason=loop.reason,
         n_iter=length - 1,
-        seconds=time.perf_counter() - problem.began,
         settings=settings,
         seed=seed,
-        prior=problem.prior,
-        X=problem.table.X,
-        names=problem.table.names,
-        row_names=problem.table.row_names,
         restarts=Restarts(
             loop.objective_R, loop.n_iter_R, loop.converged_R, loop.trace_TR, loop.left_R, torch.tensor(round_R)
         ),

@@ -21,7 +21,8 @@ from torch import Tensor
 from zipmix.counts.store import Counts
 from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
 from zipmix.inference.parallel_tempering import Ladder, ladder, spaced, swap, tempered_logs, tempered_statistics
-from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.problem import Problem, pose
+from zipmix.inference.result import Fit
 from zipmix.inference.rng import generator
 from zipmix.inference.start import Init
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, draw, log_density

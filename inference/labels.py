@@ -16,7 +16,7 @@ from torch import Tensor
 from zipmix.counts.checks import check_whole
 from zipmix.counts.store import Counts, as_counts
 from zipmix.counts.table import as_table
-from zipmix.inference.arviz_io import least_ess, rhat
+from zipmix.inference.diagnostics import least_ess, rhat
 from zipmix.models.cells import log_bhattacharyya
 from zipmix.models.kernel import log_joint, logs, responsibilities
 from zipmix.models.parameters import Parameters

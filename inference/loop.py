@@ -1,7 +1,7 @@
 """The one loop: repeats a step on a batch of runs until each has converged, and keeps the trace.
 
 A step improves all runs of a batch (restarts, chains) at once. A run that has converged leaves the batch, so the last
-ones do not pay for the first. Ctrl-C or the end of a budget of time ends the loop and hands back what is there.
+ones do not pay for the first. Ctrl-C or the end of a budget of time ends the loop, which returns what there is.
 """
 
 import math
@@ -9,24 +9,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from zipmix.counts.progress import bar
+from zipmix.inference.ending import Ending
 
 State = TypeVar("State", bound=tuple)  # type: ignore[type-arg]
 
-# Steps by which a finalist is to reach what it must beat, each as large as the larger of its last two.
-CATCH_UP = 20
-
-# When the method at work is to end, as time.perf_counter tells it.
+# When the method that runs is to end, on the clock of time.perf_counter.
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 class Loop(NamedTuple):
-    """How a batch of R runs went."""
+    """Outcome of a batch of R runs."""
 
     objective_R: Tensor  # (R,)    at the end
     trace_TR: Tensor  # (T, R)  from the start on; NaN after a run has left the batch
@@ -34,16 +32,28 @@ class Loop(NamedTuple):
     converged_R: Tensor  # (R,)    bool
     n_iter_R: Tensor  # (R,)    steps taken
     left_R: Tensor  # (R,)    bool: left behind by a race
-    reason: str  # why the loop ended
-    interrupted: bool  # by the user or by the budget of time
+    ending: Ending
+    reason: str  # the ending as a sentence, with its numbers
 
 
-class Race(NamedTuple):
-    """Short runs, of which the best go on (small-EM; Biernacki, Celeux and Govaert, 2003)."""
+# Which runs of the batch give up after step t, (A,) bool: leaving(t, objective_A, rise_A, last_rise_A), with the
+# objectives and their rises in this step and the one before.
+Leaving = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
-    after: int  # steps that every run takes
-    finalists: int  # runs that go on
-    beat: float = -math.inf  # objective that they must still be able to reach
+
+def never(t: int, objective_A: Tensor, rise_A: Tensor, last_rise_A: Tensor) -> Tensor:
+    """No run gives up."""
+    return torch.zeros(len(objective_A), dtype=torch.bool)
+
+
+class Batch(NamedTuple, Generic[State]):
+    """The A runs of R that still take steps."""
+
+    state: State
+    index_A: Tensor  # (A,) which of the R runs they are
+    objective_A: Tensor
+    rise_A: Tensor  # in the last step
+    calm_A: Tensor  # consecutive steps in which the objective rose by no more than the tolerance
 
 
 def iterate(
@@ -55,7 +65,7 @@ def iterate(
     tolerance: float | None,
     progress: bool,
     label: str,
-    race: Race | None = None,
+    leaving: Leaving = never,
 ) -> tuple[State, Loop]:
     """Steps until the relative gain in the objective falls to the tolerance, for every run of the batch.
 
@@ -65,88 +75,105 @@ def iterate(
         objective: state -> (R,).
         max_iter: most steps to take.
         tolerance: a run has converged when its objective rises by no more than tolerance * (1 + |objective|) in two
-            steps running; None takes max_iter steps.
+            consecutive steps; None takes max_iter steps.
         progress: whether to show a progress bar.
         label: what the bar says.
-        race: when to leave which runs behind; none where None.
+        leaving: which runs give up before they have converged.
     Returns:
-        The state of all runs at their ends, and how they went.
+        The state of all runs at their ends, and their outcome.
     """
-    began = time.perf_counter()
-    current = objective(state)
-    n_runs = len(current)
-    trace, seconds = [current.clone()], [0.0]
-    converged_R = torch.zeros(n_runs, dtype=torch.bool)
-    n_iter_R = torch.zeros(n_runs, dtype=torch.int64)
-    left_R = torch.zeros(n_runs, dtype=torch.bool)
-    active_A = torch.arange(n_runs)
-    calm_A = torch.zeros(n_runs, dtype=torch.int64)
-    rise_A = torch.full((n_runs,), torch.inf, dtype=torch.float64)
-    ended, batch, interrupted = state, state, ""
+    began, first = time.perf_counter(), objective(state)
+    n_runs = len(first)
+    record = _Record([first.clone()], [0.0], *_none(n_runs))
+    infinite_R, zero_R = torch.full((n_runs,), torch.inf, dtype=torch.float64), torch.zeros(n_runs, dtype=torch.int64)
+    batch, ended, stopped = Batch(state, torch.arange(n_runs), first, infinite_R, zero_R), state, None
     with progress_bar(max_iter, label, enabled=progress) as advance:
         try:
             for t in range(1, max_iter + 1):
                 if out_of_time():
-                    interrupted = "by its budget of time"
+                    stopped = Ending.BUDGET
                     break
-                stepped = step(batch)
-                gained = objective(stepped)
-                row = torch.full((n_runs,), torch.nan, dtype=torch.float64)
-                row[active_A] = gained
+                stepped = step(batch.state)
+                after, row = _after(batch, stepped, objective(stepped), tolerance, n_runs)
                 # Nothing that takes time stands between these, so that Ctrl-C finds them all done or none.
-                batch, previous, current = stepped, current, gained
-                trace.append(row)
-                seconds.append(time.perf_counter() - began)
-                n_iter_R[active_A] += 1
+                before, batch = batch, after
+                record.add(row, time.perf_counter() - began, batch.index_A)
                 advance()
                 if tolerance is None:
                     continue
-                calm = current - previous <= tolerance * (1 + current.abs())
-                calm_A = (calm_A + 1) * calm
-                done = calm_A >= 2
-                converged_R[active_A[done]] = True
-                last_A, rise_A = rise_A, current - previous
-                leaving = done
-                if race is not None and t >= race.after:
-                    leaving = leaving | (current + CATCH_UP * rise_A.maximum(last_A) < race.beat)
-                    if t == race.after:
-                        leaving = leaving | (current.argsort(descending=True).argsort() >= race.finalists)
-                    left_R[active_A[leaving & ~done]] = True
-                if bool(leaving.any()):
-                    ended = _put(ended, active_A, batch)
-                    if bool(leaving.all()):
+                done_A = batch.calm_A >= 2
+                gone_A = done_A | leaving(t, batch.objective_A, batch.rise_A, before.rise_A)
+                record.converged_R[batch.index_A[done_A]] = True
+                record.left_R[batch.index_A[gone_A & ~done_A]] = True
+                if bool(gone_A.any()):
+                    ended = _put(ended, batch.index_A, batch.state)
+                    if bool(gone_A.all()):
                         break
-                    batch = _take(batch, ~leaving)
-                    current, calm_A, active_A = current[~leaving], calm_A[~leaving], active_A[~leaving]
-                    rise_A = rise_A[~leaving]
+                    batch = _take(batch, ~gone_A)
         except KeyboardInterrupt:
-            interrupted = "by the user"
-    ended = _put(ended, active_A, batch)
-    n_left = int(left_R.sum())
-    if interrupted:
-        reason = f"interrupted {interrupted} after {len(trace) - 1} of at most {max_iter} iterations"
+            stopped = Ending.INTERRUPTED
+    ended = _put(ended, batch.index_A, batch.state)
+    ending, reason = _ending(record, stopped, max_iter, tolerance)
+    return ended, record.loop(objective(ended), ending, reason)
+
+
+def _after(
+    batch: Batch[State], stepped: State, gained_A: Tensor, tolerance: float | None, n_runs: int
+) -> tuple[Batch[State], Tensor]:
+    """The batch after a step, and its row of the trace, NaN for runs that have left the batch."""
+    row_R = torch.full((n_runs,), torch.nan, dtype=torch.float64)
+    row_R[batch.index_A] = gained_A
+    rise_A = gained_A - batch.objective_A
+    calm_A = rise_A <= (tolerance or 0.0) * (1 + gained_A.abs())
+    return Batch(stepped, batch.index_A, gained_A, rise_A, (batch.calm_A + 1) * calm_A), row_R
+
+
+class _Record(NamedTuple):
+    """What a loop writes down of R runs as it goes."""
+
+    trace: list[Tensor]
+    seconds: list[float]
+    converged_R: Tensor
+    left_R: Tensor
+    n_iter_R: Tensor
+
+    def add(self, row_R: Tensor, seconds: float, index_A: Tensor) -> None:
+        """One step of the runs at index."""
+        self.trace.append(row_R)
+        self.seconds.append(seconds)
+        self.n_iter_R[index_A] += 1
+
+    def loop(self, objective_R: Tensor, ending: Ending, reason: str) -> Loop:
+        """The outcome of all runs."""
+        seconds_T = torch.tensor(self.seconds, dtype=torch.float64)
+        trace_TR = torch.stack(self.trace)
+        return Loop(
+            objective_R, trace_TR, seconds_T, self.converged_R, self.n_iter_R, self.left_R, ending=ending, reason=reason
+        )
+
+
+def _none(n_runs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """No run converged, none left, no step taken."""
+    no_R = torch.zeros(n_runs, dtype=torch.bool)
+    return no_R, no_R.clone(), torch.zeros(n_runs, dtype=torch.int64)
+
+
+def _ending(record: _Record, stopped: Ending | None, max_iter: int, tolerance: float | None) -> tuple[Ending, str]:
+    """Why a loop ended, and the same as a sentence."""
+    n_runs, n_left = len(record.left_R), int(record.left_R.sum())
+    stuck = n_runs - int(record.converged_R.sum()) - n_left
+    if stopped is not None:
+        ending = stopped
+        reason = f"{stopped.stopped_by} after {len(record.trace) - 1} of at most {max_iter} iterations"
     elif tolerance is None:
-        reason = f"took all {max_iter} iterations"
-    elif int(converged_R.sum()) + n_left == n_runs:
-        reason = f"the objective rose by no more than {tolerance:g} (relative) in two iterations running"
+        ending, reason = Ending.COMPLETED, f"took all {max_iter} iterations"
+    elif stuck == 0:
+        ending = Ending.CONVERGED
+        reason = f"the objective rose by no more than {tolerance:g} (relative) in two consecutive iterations"
     else:
-        stuck = int((~converged_R).sum()) - n_left
+        ending = Ending.MAX_ITER
         reason = f"{stuck} of {n_runs} runs reached max_iter = {max_iter} before the objective settled to {tolerance:g}"
-    if race is not None and n_left:
-        later = " or more" * (race.beat > -math.inf)
-        reason += f"; {n_left} of {n_runs} runs were left behind after {race.after} iterations{later}"
-    seconds_T = torch.tensor(seconds, dtype=torch.float64)
-    final = Loop(
-        objective(ended),
-        torch.stack(trace),
-        seconds_T,
-        converged_R,
-        n_iter_R,
-        left_R,
-        reason,
-        bool(interrupted),
-    )
-    return ended, final
+    return ending, reason + f"; {n_left} of {n_runs} runs were left behind by a race" * (n_left > 0)
 
 
 @contextmanager
@@ -164,24 +191,24 @@ def out_of_time() -> bool:
     return time.perf_counter() > _deadline.get()
 
 
-def settled(trace: Tensor, reason: str) -> tuple[bool, str]:
+def settled(trace: Tensor, ending: Ending, reason: str) -> tuple[bool, str]:
     """Whether a noisy objective has settled: its last fifth does not differ from the fifth before, beyond noise.
 
     Args:
         trace: (T,) objective of every step.
-        reason: why the steps ended.
+        ending: why the steps ended.
+        reason: the same as a sentence.
     Returns:
-        The verdict, and the reason with the verdict in words.
+        The verdict, and the reason with the verdict as a sentence.
     """
     window = len(trace) // 5
-    if reason.startswith("interrupted") or window < 10:
+    if ending.early or window < 10:
         return False, f"{reason}; too few steps to judge whether the objective has settled"
     before, after = trace[-2 * window : -window], trace[-window:]
     gain = (after.mean() - before.mean()).item()
     noise = 2 * ((before.var() + after.var()) / window).sqrt().item()
-    settled = abs(gain) <= noise
     moved = f"over the last fifth the mean objective moved by {gain:.2g} against a noise of {noise:.2g}"
-    return settled, f"{reason}; {moved}"
+    return abs(gain) <= noise, f"{reason}; {moved}"
 
 
 @contextmanager
@@ -192,9 +219,9 @@ def progress_bar(total: int | None, label: str, *, enabled: bool) -> Iterator[Ca
 
 
 def together(one: Loop, other: Loop) -> Loop:
-    """How two batches went, the other after the one; both traces begin at 0, and so do the seconds of the longer.
+    """Outcome of two batches, the other after the one; both traces begin at 0, and so do the seconds of the longer.
 
-    An interruption of either is the reason why they ended.
+    Where either was stopped early, that is the ending.
     """
     length = max(len(one.trace_TR), len(other.trace_TR))
     traces = [
@@ -207,7 +234,7 @@ def together(one: Loop, other: Loop) -> Loop:
         torch.cat([getattr(loop, name) for loop in (one, other)]) for name in names
     )
     better = one if one.objective_R.max() >= other.objective_R.max() else other
-    reason = next((loop.reason for loop in (one, other) if loop.interrupted), better.reason)
+    last = next((loop for loop in (one, other) if loop.ending.early), better)
     return Loop(
         objective_R,
         torch.cat(traces, dim=1),
@@ -215,8 +242,8 @@ def together(one: Loop, other: Loop) -> Loop:
         converged_R,
         n_iter_R,
         left_R,
-        reason,
-        one.interrupted or other.interrupted,
+        last.ending,
+        last.reason,
     )
 
 

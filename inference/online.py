@@ -27,8 +27,11 @@ from zipmix.counts.store import Counts, as_counts
 from zipmix.counts.stream import Stream, stacked
 from zipmix.counts.table import Table, as_table
 from zipmix.inference.cavi import divergence
+from zipmix.inference.ending import Ending
 from zipmix.inference.loop import out_of_time, progress_bar, settled
-from zipmix.inference.result import Fit, restarts_alone
+from zipmix.inference.problem import Problem
+from zipmix.inference.restarts import restarts_alone
+from zipmix.inference.result import Fit
 from zipmix.inference.rng import generator
 from zipmix.inference.start import SEEDING_ROWS, Init, starts
 from zipmix.models.conjugate import (
@@ -147,7 +150,7 @@ def online(
     table, counts, source, n_rows = rows.table, rows.first, rows.chunks, rows.n_rows
     theta = starts(counts, prior, n_components=K, n_starts=n_starts, init=init, start=start, seed=seed)
 
-    tables, state, reason = logs(theta), None, ""
+    tables, state, ending = logs(theta), None, Ending.COMPLETED
     trace, seconds = [], []
     with progress_bar(rows.n_chunks, "online", enabled=progress) as advance:
         try:
@@ -161,16 +164,17 @@ def online(
                 state = after
                 advance()
                 if out_of_time():
-                    reason = "interrupted by its budget of time: "
+                    ending = Ending.BUDGET
                     break
         except KeyboardInterrupt:
-            reason = "interrupted by the user: "
+            ending = Ending.INTERRUPTED
     if state is None:
         raise KeyboardInterrupt
     # A chunk that was interrupted is left out as a whole.
     trace, seconds = trace[: state.n_chunks], seconds[: state.n_chunks]
     q = at(state, n_rows or state.n_seen, prior)
     tables = tables_at(q, algorithm)
+    reason = f"{ending.stopped_by}: " if ending.early else ""
     reason += (
         f"read {state.n_chunks} chunks of the {'stream' if rows.streamed else 'table'}, {state.n_seen} rows in all"
     )
@@ -178,24 +182,25 @@ def online(
     likelihood_R = running_R if rows.streamed else expectation(counts, tables)[1]
     objective_R = likelihood_R + prior_term(q, prior, algorithm)
     best, trace_TR = int(objective_R.argmax()), torch.stack(trace)
-    converged, reason = settled(trace_TR[:, best], reason)
+    converged, reason = settled(trace_TR[:, best], ending, reason)
     if rows.streamed:
         reason += "; the objective is a running average over the stream"
     if n_rows is None:
         reason += ", and X is its first chunk"
     q_best = Conditionals(*(value[best] for value in q))
     many = Conditionals(*(value.expand(1, n_draws, *value.shape) for value in q_best))
-    return Fit(
-        method="online",
+    problem = Problem(table, counts, prior, K, began)
+    return problem.fit(
+        "online",
         parameters=mode(q_best) if algorithm == "em" else mean(q_best),
         draws=None if algorithm == "em" else draw(many, rng),
         objective=objective_R[best].item(),
         trace=trace_TR[:, best],
         trace_seconds=torch.tensor(seconds, dtype=torch.float64),
         converged=converged,
+        ending=ending,
         reason=reason,
         n_iter=state.n_chunks,
-        seconds=time.perf_counter() - began,
         settings=dict(
             algorithm=algorithm,
             n_starts=len(theta.pi),
@@ -208,14 +213,10 @@ def online(
             n_draws=n_draws,
         ),
         seed=seed,
-        prior=prior,
-        X=table.X,
-        names=table.names,
-        row_names=table.row_names,
         restarts=restarts_alone(
             objective_R,
             torch.full((len(objective_R),), state.n_chunks),
-            torch.tensor([settled(trace_T, "")[0] for trace_T in trace_TR.T]),
+            torch.tensor([settled(trace_T, ending, "")[0] for trace_T in trace_TR.T]),
             trace_TR,
         ),
     )

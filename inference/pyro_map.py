@@ -19,8 +19,11 @@ from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from zipmix.counts.checks import check_real, check_whole
+from zipmix.inference.ending import Ending
 from zipmix.inference.loop import Loop, iterate, out_of_time
-from zipmix.inference.result import Fit, Problem, pose, restarts_alone
+from zipmix.inference.problem import Problem, pose
+from zipmix.inference.restarts import restarts_alone
+from zipmix.inference.result import Fit
 from zipmix.inference.start import Init, starts
 from zipmix.models.coordinates import GRADIENT_EDGE, constrain, interior, unconstrain
 from zipmix.models.parameters import Parameters, Prior, require_mode, require_proper
@@ -38,7 +41,7 @@ class Ascent(NamedTuple):
     trace_T: Tensor
     seconds_T: Tensor
     converged: bool
-    interrupted: bool  # by Ctrl-C, or the end of the budget of time
+    ending: Ending
     reason: str  # why it ended
 
 
@@ -106,24 +109,23 @@ def pyro_map(
     for point in zip(*theta, strict=True):
         rough, loop = _adam(problem, Parameters(*point), n_adam, learning_rate, batch_size, seed, progress)
         ascents.append(_lbfgs(problem, rough, loop, max_iter))
-        if ascents[-1].interrupted:
+        if ascents[-1].ending.early:
             break
     best, last = max(ascents, key=lambda ascent: ascent.objective), ascents[-1]
     reason = best.reason
-    if last.interrupted:
+    if last.ending.early:
         reason = f"{last.reason}, in start {len(ascents)} of {len(theta.pi)}"
     length = max(len(ascent.trace_T) for ascent in ascents)
-    return Fit(
-        method="pyro_map",
+    return problem.fit(
+        "pyro_map",
         parameters=best.parameters,
-        draws=None,
         objective=best.objective,
         trace=best.trace_T,
         trace_seconds=best.seconds_T,
         converged=best.converged,
+        ending=last.ending if last.ending.early else best.ending,
         reason=reason,
         n_iter=len(best.trace_T) - 1,
-        seconds=time.perf_counter() - problem.began,
         settings=dict(
             n_starts=len(theta.pi),
             init=init,
@@ -134,10 +136,6 @@ def pyro_map(
             max_iter=max_iter,
         ),
         seed=seed,
-        prior=problem.prior,
-        X=problem.table.X,
-        names=problem.table.names,
-        row_names=problem.table.row_names,
         restarts=restarts_alone(
             torch.tensor([ascent.objective for ascent in ascents], dtype=torch.float64),
             torch.tensor([len(ascent.trace_T) - 1 for ascent in ascents]),
@@ -204,9 +202,9 @@ def _lbfgs(problem: Problem, start: Parameters, adam: Loop, max_iter: int) -> As
         if out_of_time():
             raise TimeoutError
 
-    reason = adam.reason if adam.interrupted else ""
+    stopped, reason = (adam.ending, adam.reason) if adam.ending.early else (None, "")
     try:
-        if not reason:
+        if stopped is None:
             result = minimize(
                 loss,
                 x,
@@ -218,17 +216,18 @@ def _lbfgs(problem: Problem, start: Parameters, adam: Loop, max_iter: int) -> As
             )
             x = result.x
     except KeyboardInterrupt:
-        reason = "interrupted by the user while L-BFGS ran"
+        stopped, reason = Ending.INTERRUPTED, f"{Ending.INTERRUPTED.stopped_by} while L-BFGS ran"
     except TimeoutError:
-        reason = "interrupted by its budget of time while L-BFGS ran"
+        stopped, reason = Ending.BUDGET, f"{Ending.BUDGET.stopped_by} while L-BFGS ran"
     value, gradient = loss(x)
     steepest = float(np.abs(gradient).max())
+    converged = stopped is None and steepest <= GRADIENT * (1 + abs(value))
     return Ascent(
         parameters=constrain(torch.from_numpy(x), start),
         objective=-value,
         trace_T=torch.tensor(objective, dtype=torch.float64),
         seconds_T=torch.tensor(seconds, dtype=torch.float64),
-        converged=not reason and steepest <= GRADIENT * (1 + abs(value)),
-        interrupted=bool(reason),
+        converged=converged,
+        ending=stopped or (Ending.CONVERGED if converged else Ending.MAX_ITER),
         reason=f"{reason or f'L-BFGS: {result.message}'}; largest gradient {steepest:.1e}",
     )

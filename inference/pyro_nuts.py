@@ -20,7 +20,8 @@ from torch import Tensor
 
 from zipmix.counts.checks import InputError, check_whole
 from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
-from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.problem import Problem, pose
+from zipmix.inference.result import Fit
 from zipmix.inference.start import Init
 from zipmix.models.coordinates import interior
 from zipmix.models.parameters import Parameters, Prior, require_proper

@@ -7,7 +7,6 @@ evidence than that of a q over z and b as well. Gradients are reparameterised (i
 Figurnov, Mohamed and Mnih, 2018) and followed by Adam with a falling step.
 """
 
-import time
 from typing import Any, Literal, get_args
 
 import pyro
@@ -21,8 +20,9 @@ from torch.distributions import Distribution, biject_to, constraints
 
 from zipmix.counts.checks import InputError, check_real, check_whole
 from zipmix.inference.loop import iterate, settled
+from zipmix.inference.problem import Problem, pose
 from zipmix.inference.pyro_map import Value
-from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.result import Fit
 from zipmix.inference.start import Init, starts
 from zipmix.models.conjugate import Conditionals, as_conditionals, as_distributions, complete_conditionals
 from zipmix.models.coordinates import interior
@@ -154,18 +154,18 @@ def pyro_svi(
         family.mean if guide == "conjugate" else value.mean((0, 1))
         for family, value in zip(families, draws, strict=True)
     ]
-    converged, reason = settled(trace, loop.reason)
-    return Fit(
-        method="pyro_svi",
+    converged, reason = settled(trace, loop.ending, loop.reason)
+    return problem.fit(
+        "pyro_svi",
         parameters=Parameters(*means),
         draws=draws,
         objective=objective,
         trace=trace,
         trace_seconds=loop.seconds_T,
         converged=converged,
+        ending=loop.ending,
         reason=reason,
         n_iter=len(trace) - 1,
-        seconds=time.perf_counter() - problem.began,
         settings=dict(
             guide=guide,
             init=init,
@@ -176,10 +176,6 @@ def pyro_svi(
             n_draws=n_draws,
         ),
         seed=seed,
-        prior=problem.prior,
-        X=problem.table.X,
-        names=problem.table.names,
-        row_names=problem.table.row_names,
         objective_error=error,
     )
 

@@ -3,92 +3,42 @@
 Beliefs are never stored: they are computed from the parameters that the fit holds, so the two always belong together.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
+import xarray as xr
 from scipy.sparse import csr_array
 from torch import Tensor
 
 from zipmix.counts.checks import InputError
 from zipmix.counts.store import Counts, Source, as_counts, as_dense
 from zipmix.counts.table import Table, as_table, default_names
+from zipmix.inference import netcdf
+from zipmix.inference.arviz import to_arviz
+from zipmix.inference.datasets import as_dataset, as_diagnostics, as_parameters, as_tensor, observations, unique
+from zipmix.inference.ending import Ending
+from zipmix.inference.registry import ABOUT
+from zipmix.inference.restarts import Restarts
 from zipmix.models.cells import cell_mean
 from zipmix.models.kernel import log_joint, log_likelihood, logs, responsibilities, rho
-from zipmix.models.parameters import Parameters, Prior, check_components, check_prior
+from zipmix.models.parameters import Parameters, Prior
 from zipmix.models.posterior import blocks
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Draws over which impute, structural_zeros and affinity average.
 PREDICTIVE_DRAWS = 200
-
-# Two starts whose objectives differ by no more than this, relatively, count as the same optimum.
-SAME_OPTIMUM = 1e-6
-
-
-class Restarts(NamedTuple):
-    """What became of every run of a point method: its starts, and the moves after them."""
-
-    objective_R: Tensor  # (R,)
-    n_iter_R: Tensor  # (R,)
-    converged_R: Tensor  # (R,) bool
-    trace_TR: Tensor  # (T, R) objective after each iteration, NaN once a run has ended
-    left_R: Tensor  # (R,) bool: left behind by a race, so that its objective is not that of an optimum
-    round_R: Tensor  # (R,) 0 for a start, t for a move of round t
-
-    @property
-    def best_R(self) -> Tensor:
-        """Which runs reached the best objective, within 1e-6 relative, (R,) bool."""
-        best = self.objective_R.max()
-        return best - self.objective_R <= SAME_OPTIMUM * (1 + best.abs())
-
-    @property
-    def n_best(self) -> int:
-        """How many runs reached the best objective."""
-        return int(self.best_R.sum())
-
-    def told(self) -> str:
-        """In words: how many starts and moves there were, how many of them ran to their ends and reached the best."""
-        n_starts, n_moves = int((self.round_R == 0).sum()), int((self.round_R > 0).sum())
-        n_ended = int((~self.left_R).sum())
-        if n_ended == n_starts + n_moves == n_starts:
-            return f"{self.n_best} of {n_starts} starts reached the best optimum"
-        moves = f" and {n_moves} split-and-merge moves" * (n_moves > 0)
-        return f"of {n_starts} starts{moves} {n_ended} ran to their ends; {self.n_best} reached the best optimum"
-
-    def table(self) -> "pd.DataFrame":
-        """One row per run, the best first: objective, gap to the best, iterations, and what became of it."""
-        import pandas as pd
-
-        frame = pd.DataFrame(
-            {
-                "objective": self.objective_R.numpy(),
-                "gap": (self.objective_R.max() - self.objective_R).numpy(),
-                "n_iter": self.n_iter_R.numpy(),
-                "converged": self.converged_R.numpy(),
-                "left_behind": self.left_R.numpy(),
-                "round": self.round_R.numpy(),
-            }
-        )
-        return frame.rename_axis("run").sort_values("objective", ascending=False)
-
-
-def restarts_alone(objective_R: Tensor, n_iter_R: Tensor, converged_R: Tensor, trace_TR: Tensor) -> Restarts:
-    """What became of starts that ran without a race and without moves after them."""
-    nothing_R = torch.zeros(len(objective_R), dtype=torch.int64)
-    return Restarts(objective_R, n_iter_R, converged_R, trace_TR, nothing_R.bool(), nothing_R)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit:
     """What a method of inference found, with everything needed to repeat it.
 
-    Components keep the order in which the method found them; `zipmix.labels` matches those of two fits.
+    Components come heaviest first, where all have the same prior: component 0 has the largest pi. Draws of a sampler
+    keep the labels that their chain gave them; `zipmix.labels` matches those of two fits and relabels draws.
 
     What takes X, (N, D) counts with NaN where missing, takes the data of the fit where X is None, and raises InputError
     where X cannot be used or has other columns than the fit.
@@ -100,8 +50,9 @@ class Fit:
     objective: float  # log p(X, Theta | prior) at the point; the ELBO where variational
     trace: Tensor  # (T,) objective per iteration; (chain, T) log posterior per sweep for samplers
     trace_seconds: Tensor  # (T,) wall time of each entry of the trace
-    converged: bool
-    reason: str  # why the method stopped, in words
+    converged: bool  # False too where the search was cut short, by the user or by its budget of time
+    ending: Ending  # why the method stopped: "converged", "completed", "max_iter", "interrupted" or "budget"
+    reason: str  # the same as a sentence, with its numbers
     n_iter: int
     seconds: float  # wall time of the inference
     settings: dict[str, Any]
@@ -130,7 +81,7 @@ class Fit:
     @property
     def variational(self) -> bool:
         """Whether the draws are from a variational q and the objective is an ELBO."""
-        return self.draws is not None and self.method in ("cavi", "pyro_svi", "online")
+        return self.draws is not None and ABOUT[self.method].kind == "variational"
 
     def responsibilities(self, X: Any = None) -> Tensor:
         """P(z_i = k | x_i, parameters), (N, K)."""
@@ -205,9 +156,15 @@ class Fit:
         Raises:
             InputError: the data of the fit are a stream.
         """
-        from zipmix.inference.arviz_io import to_arviz
-
-        return to_arviz(self, seed=seed)
+        return to_arviz(
+            self._draws(),
+            X=self.X,
+            prior=self.prior,
+            names=self.names,
+            row_names=self.row_names,
+            diagnostics=self.diagnostics,
+            seed=seed,
+        )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the fit as NetCDF, which `zipmix.load` and ArviZ read.
@@ -218,9 +175,43 @@ class Fit:
         Raises:
             InputError: the file exists, or its folder does not.
         """
-        from zipmix.inference.arviz_io import save
+        record = {
+            "format": FORMAT,
+            "version": version("zipmix"),
+            "has_draws": self.draws is not None,
+            "has_restarts": self.restarts is not None,
+            "settings": {name: _encoded(value) for name, value in self.settings.items()},
+            "prior": [torch.as_tensor(value).tolist() for value in self.prior],
+            "names": list(self.names),
+            "row_names": None if self.row_names is None else list(self.row_names),
+            **{name: _encoded(getattr(self, name)) for name in PLAIN},
+        }
+        trace = (("chain", "iteration")[2 - self.trace.ndim :], self.trace.numpy())
+        groups = {
+            "posterior": as_dataset(self._draws(), ("chain", "draw"), self.names),
+            "observed_data": self._stored(),
+            "diagnostics": as_diagnostics(self.diagnostics),
+            "point": as_dataset(self.parameters, (), self.names),
+            "trace": xr.Dataset({"objective": trace, "seconds": (("iteration",), self.trace_seconds.numpy())}),
+        }
+        if self.restarts is not None:
+            groups["restarts"] = self.restarts.as_dataset()
+        return netcdf.write(Path(path), record, groups, overwrite=overwrite)
 
-        return save(self, Path(path), overwrite=overwrite)
+    def _draws(self) -> Parameters:
+        """The draws, or the point as one chain of one draw."""
+        return self.draws or self.parameters.map(lambda value: value[None, None])
+
+    def _stored(self) -> xr.Dataset:
+        """The data as they came: a dense table, or the three arrays of a sparse one; of a stream no row."""
+        axes = ("observation", "feature")
+        if isinstance(self.X, Source):
+            return xr.Dataset({"x": (axes, np.zeros((0, len(self.names))))})
+        if isinstance(self.X, Tensor):
+            coordinates = {"observation": observations(len(self.X), self.row_names), "feature": unique(self.names)}
+            return xr.Dataset({"x": (axes, as_dense(self.X).numpy())}, coords=coordinates)
+        parts = {"data": self.X.data, "indices": self.X.indices, "indptr": self.X.indptr}
+        return xr.Dataset({name: ((name,), part) for name, part in parts.items()}, attrs={"shape": self.X.shape})
 
     def _table(self, X: Any) -> Table:
         """New rows, checked: they must have the columns of the fit, in the same order where both have names.
@@ -234,7 +225,7 @@ class Fit:
                 if name != expected:
                     raise InputError(
                         f"X must have the columns of the fit in the same order; got {name!r} in the place of "
-                        f"{expected!r} (column {d}). Reorder the columns, or hand over the bare numbers."
+                        f"{expected!r} (column {d}). Reorder the columns, or pass the bare numbers."
                     )
         return table
 
@@ -252,30 +243,57 @@ class Fit:
         return total_ND / n_points
 
 
-class Problem(NamedTuple):
-    """What every method starts from: checked data, prior and K."""
-
-    table: Table
-    counts: Counts
-    prior: Prior
-    n_components: int
-    began: float  # seconds, of time.perf_counter
+FORMAT = 2
+PLAIN = ("method", "objective", "objective_error", "converged", "ending", "reason", "n_iter", "seconds", "seed")
 
 
-def pose(X: Any, n_components: int, prior: Prior, *, streams: bool = False) -> Problem:
-    """Checks what the user handed over.
+def load(path: str | Path) -> Fit:
+    """Reads a fit that Fit.save has written.
 
     Args:
-        X: (N, D) counts, NaN where missing.
-        n_components: K.
-        prior: hyperparameters.
-        streams: whether the method asks no more of the rows than statistics, so that X may be a stream.
+        path: NetCDF file.
     Raises:
-        InputError: X, n_components or prior cannot be used.
+        InputError: no such file, or not a fit of zipmix.
     """
-    began = time.perf_counter()
-    table = as_table(X)
-    if isinstance(table.X, Source) and not streams:
-        raise InputError("X is a stream, which method 'em' takes in many passes and 'online' in one; use one of them.")
-    K = check_components(n_components)
-    return Problem(table, as_counts(table.X), check_prior(prior, K), K, began)
+    path = Path(path)
+    record = netcdf.read_record(path)
+    if record["format"] > FORMAT:
+        raise InputError(f"path: {path} was saved by a newer zipmix ({record['version']}); install that version.")
+    names = ["posterior", "observed_data", "diagnostics", "point", "trace"]
+    groups = netcdf.read_groups(path, names + ["restarts"] * record["has_restarts"])
+    # Files of format 1 have no ending.
+    ending = record.setdefault("ending", Ending.CONVERGED if record["converged"] else Ending.COMPLETED)
+    plain = {name: record[name] for name in PLAIN} | {"ending": Ending(ending)}
+    return Fit(
+        parameters=as_parameters(groups["point"]),
+        draws=as_parameters(groups["posterior"]) if record["has_draws"] else None,
+        trace=as_tensor(groups["trace"], "objective"),
+        trace_seconds=as_tensor(groups["trace"], "seconds"),
+        settings={name: _decoded(value) for name, value in record["settings"].items()},
+        prior=Prior(*(torch.tensor(value, dtype=torch.float64) for value in record["prior"])),
+        X=_unstored(groups["observed_data"]),
+        names=tuple(record["names"]),
+        row_names=None if record["row_names"] is None else tuple(record["row_names"]),
+        restarts=Restarts.from_dataset(groups["restarts"]) if "restarts" in groups else None,
+        diagnostics={str(name): as_tensor(groups["diagnostics"], str(name)) for name in groups["diagnostics"]},
+        **plain,
+    )
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, Parameters):
+        return {"Parameters": [torch.as_tensor(field).tolist() for field in value]}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Parameters(*(torch.tensor(field, dtype=torch.float64) for field in value["Parameters"]))
+    return value
+
+
+def _unstored(dataset: xr.Dataset) -> Tensor | csr_array:
+    if "x" in dataset:
+        return as_tensor(dataset, "x")
+    parts = tuple(dataset[name].to_numpy() for name in ("data", "indices", "indptr"))
+    return csr_array(parts, shape=tuple(int(size) for size in dataset.attrs["shape"]))

@@ -4,7 +4,7 @@ EM ends at the optimum that its start leads to. Three means lead further:
 
     annealing         the first passes use responsibilities in proportion to p(x_i, z_i = k)^power, and the power rises
                       from 1 / n_passes to 1 in equal steps (deterministic annealing, Ueda and Nakano, 1998)
-    race              after some steps only the best runs go on (loop.py)
+    race              after some steps only the best runs go on
     split and merge   a move from the best optimum merges two components that share many rows and splits a third, so
                       that K stays (Ueda, Nakano, Ghahramani and Hinton, 2000)
 
@@ -14,6 +14,7 @@ they can still exceed the best optimum. Rounds end once IN_VAIN consecutive ones
 Notation: models/zip_mixture.py.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -23,8 +24,10 @@ from torch import Tensor
 
 from zipmix.counts.checks import InputError, check_whole
 from zipmix.counts.store import Counts
-from zipmix.inference.loop import Loop, Race, out_of_time, progress_bar, together
-from zipmix.inference.result import SAME_OPTIMUM, Problem
+from zipmix.inference.ending import Ending
+from zipmix.inference.loop import Loop, out_of_time, progress_bar, together
+from zipmix.inference.problem import Problem
+from zipmix.inference.restarts import SAME_OPTIMUM
 from zipmix.inference.rng import generator
 from zipmix.inference.start import few_rows, nearest_seeds
 from zipmix.models.conjugate import complete_conditionals, mean, mode
@@ -32,6 +35,27 @@ from zipmix.models.kernel import expectation, log_joint, logs, responsibilities,
 from zipmix.models.parameters import Parameters, Prior
 
 Auto = Literal["auto"]
+
+
+# Steps by which a finalist must reach what it has to beat, each as large as the larger of its last two.
+CATCH_UP = 20
+
+
+class Race(NamedTuple):
+    """Short runs, of which the best go on (small-EM; Biernacki, Celeux and Govaert, 2003)."""
+
+    after: int  # steps that every run takes
+    finalists: int  # runs that go on
+    beat: float = -math.inf  # objective that they must still be able to reach
+
+    def leaving(self, t: int, objective_A: Tensor, rise_A: Tensor, last_rise_A: Tensor) -> Tensor:
+        """Which runs give up after step t, (A,) bool (loop.Leaving)."""
+        if t < self.after:
+            return torch.zeros(len(objective_A), dtype=torch.bool)
+        hopeless_A = objective_A + CATCH_UP * rise_A.maximum(last_rise_A) < self.beat
+        if t > self.after:
+            return hopeless_A
+        return hopeless_A | (objective_A.argsort(descending=True).argsort() >= self.finalists)
 
 
 class Search(NamedTuple):
@@ -119,7 +143,7 @@ def split_and_merge(problem: Problem, point: Parameters, loop: Loop, run: Run, n
     """Rounds of split-and-merge moves from the best end of the starts.
 
     There are none from a point that has not converged, nor for K = 1. Ctrl-C or the end of the budget of time ends
-    them, and loop.reason says so.
+    them, and loop.ending says so.
 
     Args:
         problem: data, prior and K.
@@ -133,10 +157,10 @@ def split_and_merge(problem: Problem, point: Parameters, loop: Loop, run: Run, n
     rng, in_vain = generator(seed, "method"), 0
     for t in range(1, 1 + n_rounds * (problem.n_components > 1)):
         best = int(loop.objective_R.argmax())
-        if loop.interrupted or in_vain == IN_VAIN or not loop.converged_R[best]:
+        if loop.ending.early or in_vain == IN_VAIN or not loop.converged_R[best]:
             break
         if out_of_time():
-            loop = loop._replace(reason=f"its budget of time ended before round {t} of split and merge")
+            loop = _stopped(loop, Ending.BUDGET, t)
             break
         highest = loop.objective_R[best].item()
         better = highest + SAME_OPTIMUM * (1 + abs(highest))
@@ -144,7 +168,7 @@ def split_and_merge(problem: Problem, point: Parameters, loop: Loop, run: Run, n
             moves = proposals(problem.counts, problem.prior, point, N_MOVES, rng)
             moved, moved_loop = run(moves, Race(SHORT, FINALISTS, better), f"em: split and merge, round {t}")
         except KeyboardInterrupt:
-            loop = loop._replace(reason=f"interrupted by the user before round {t} of split and merge")
+            loop = _stopped(loop, Ending.INTERRUPTED, t)
             break
         top = moved_loop.objective_R.max().item()
         point, loop = moved if top > highest else point, together(loop, moved_loop)
@@ -152,6 +176,10 @@ def split_and_merge(problem: Problem, point: Parameters, loop: Loop, run: Run, n
         round_R += [t] * N_MOVES
         in_vain = 0 if top > better else in_vain + 1
     return Found(point, loop, clocks, round_R)
+
+
+def _stopped(loop: Loop, ending: Ending, t: int) -> Loop:
+    return loop._replace(ending=ending, reason=f"{ending.stopped_by} before round {t} of split and merge")
 
 
 def proposals(counts: Counts, prior: Prior, theta: Parameters, n_moves: int, rng: np.random.Generator) -> Parameters:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from zipmix.files.streams import stream as stream
     from zipmix.inference import METHODS as METHODS
     from zipmix.inference import fit as fit
-    from zipmix.inference.arviz_io import load as load
     from zipmix.inference.calibration import geweke as geweke
     from zipmix.inference.calibration import sbc as sbc
     from zipmix.inference.evidence.annealed import log_evidence_annealed as log_evidence_annealed
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from zipmix.inference.evidence.exact import exact_posterior as exact_posterior
     from zipmix.inference.evidence.exact import log_evidence_exact as log_evidence_exact
     from zipmix.inference.result import Fit as Fit
+    from zipmix.inference.result import load as load
     from zipmix.models.parameters import FLAT as FLAT
     from zipmix.models.parameters import Parameters as Parameters
     from zipmix.models.parameters import Prior as Prior
@@ -55,7 +55,7 @@ _HOME = {
     "ZIPMixture": "zipmix.estimator",
     "METHODS": "zipmix.inference",
     "fit": "zipmix.inference",
-    "load": "zipmix.inference.arviz_io",
+    "load": "zipmix.inference.result",
     "geweke": "zipmix.inference.calibration",
     "sbc": "zipmix.inference.calibration",
     "Evidence": "zipmix.inference.evidence.estimate",

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from zipmix.counts.checks import InputError
 from zipmix.inference import fit
-from zipmix.inference.arviz_io import loo
 from zipmix.inference.evidence.annealed import log_evidence_annealed
 from zipmix.inference.evidence.chib import RELABELLED, log_evidence_chib
+from zipmix.inference.loo import loo
 from zipmix.inference.loop import progress_bar
 from zipmix.models.parameters import Prior, check_components, check_prior
 

@@ -192,7 +192,7 @@ def simulate_command(
     """Draw parameters and counts from the model."""
     import zipmix
     from zipmix.counts.table import default_names
-    from zipmix.inference.arviz_io import save_simulation
+    from zipmix.inference.datasets import save_simulation
     from zipmix.outputs import refuse_files, write_csv, write_whole
 
     refuse_files((file, truth), overwrite=overwrite)

@@ -95,7 +95,7 @@ def fit_summary(fit: "Fit") -> "Group":
     head = f"{fit.method}: {word} {fit.objective:.6f}, {state} after {fit.n_iter} iterations, {fit.seconds:.2f} s"
     lines: list[Any] = [Text(head, style="bold"), Text(fit.reason)]
     if fit.restarts is not None and len(fit.restarts.objective_R) > 1:
-        lines.append(Text(fit.restarts.told()))
+        lines.append(Text(fit.restarts.summary()))
     pi, omega, lam = fit.parameters
     shown = range(min(len(fit.names), PRINTED_COLUMNS))
     for title, value, form in (

@@ -13,7 +13,7 @@ from torch import distributions
 
 from zipmix import METHODS, InputError, Parameters, Prior, log_evidence_exact, log_posterior, simulate
 from zipmix.inference.cavi import cavi, evaluate
-from zipmix.inference.result import pose
+from zipmix.inference.problem import pose
 from zipmix.models.conjugate import Conditionals, expected_logs
 from zipmix.models.zip_mixture import zip_mixture
 

@@ -147,7 +147,7 @@ def test_restart_table_tells_of_every_start():
     assert (fit.n_iter, fit.converged) == (rows.n_iter[best], rows.converged[best])
     assert not rows.left_behind.any()
     assert (rows["round"] == 0).all()
-    assert fit.restarts.told() == f"{fit.restarts.n_best} of 12 starts reached the best optimum"
+    assert fit.restarts.summary() == f"{fit.restarts.n_best} of 12 starts reached the best optimum"
 
 
 @pytest.mark.parametrize("accelerate", [False, True])

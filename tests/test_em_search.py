@@ -86,7 +86,7 @@ def test_the_table_says_which_runs_were_left_behind_and_which_were_moves(found):
     assert rows.left_behind.sum() == runs.left_R.sum()
     assert rows["round"].loc[0] == 0
     ended = int((~runs.left_R).sum())
-    assert runs.told() == (
+    assert runs.summary() == (
         f"of {N_STARTS} starts and {N_MOVES * n_rounds} split-and-merge moves {ended} ran to their ends; "
         f"{runs.n_best} reached the best optimum"
     )
@@ -230,7 +230,7 @@ def test_a_report_says_which_runs_were_left_behind_and_which_were_moves(tmp_path
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Each line is one start of em, or a move after the starts." in page
     assert "dotted ones were left behind by a race." in page
-    assert f"Objective of em against iterations: {runs.told()}." in page
+    assert f"Objective of em against iterations: {runs.summary()}." in page
     record = json.loads((tmp_path / "out" / "comparison.json").read_text())
     schema = json.loads(files("zipmix").joinpath("schemas/comparison.schema.json").read_text())
     jsonschema.validate(record, schema)

@@ -17,8 +17,8 @@ from scipy.sparse import csr_array
 
 from zipmix import FLAT, InputError, Parameters, Prior, fit, load, log_evidence_exact, simulate
 from zipmix.counts.table import as_table
-from zipmix.inference.arviz_io import loo
-from zipmix.inference.result import Restarts
+from zipmix.inference.loo import loo
+from zipmix.inference.restarts import Restarts
 from zipmix.models.parameters import check_prior
 from zipmix.models.zip_mixture import log_density
 

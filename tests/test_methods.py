@@ -14,8 +14,8 @@ from scipy.sparse import csr_array, issparse
 
 from zipmix import METHODS, Fit, Parameters, Prior, fit, load, simulate
 from zipmix.counts.store import as_counts
-from zipmix.inference.arviz_io import ess
-from zipmix.inference.result import pose
+from zipmix.inference.diagnostics import ess
+from zipmix.inference.problem import pose
 from zipmix.models.conjugate import complete_conditionals, expected_logs, mean, mode
 from zipmix.models.kernel import Statistics, expectation, logs
 

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 
 from zipmix import METHODS, InputError, Parameters, Prior, log_posterior, simulate
-from zipmix.inference.result import pose
+from zipmix.inference.problem import pose
 from zipmix.models.zip_mixture import log_density, zip_mixture
 
 ROUNDS = 6

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from zipmix import Prior, simulate
 from zipmix.inference.em import evaluate, squarem_step
 from zipmix.inference.gibbs import gibbs
-from zipmix.inference.result import pose
+from zipmix.inference.problem import pose
 from zipmix.models.parameters import Parameters
 
 SPEC = importlib.util.spec_from_file_location("core", Path(__file__).parents[1] / "benchmarks" / "core.py")

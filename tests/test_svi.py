@@ -13,8 +13,8 @@ from scipy import integrate, stats
 from scipy.optimize import minimize
 
 from zipmix import InputError, Parameters, Prior, fit, log_evidence_exact, simulate
+from zipmix.inference.problem import pose
 from zipmix.inference.pyro_svi import _elbo, normal_families
-from zipmix.inference.result import pose
 from zipmix.models.zip_mixture import zip_mixture
 
 GUIDES = ["conjugate", "normal"]

@@ -27,7 +27,7 @@ from zipmix.inference.evidence.estimate import Evidence, doubt
 from zipmix.inference.gibbs import draw_statistics
 from zipmix.inference.loop import progress_bar
 from zipmix.inference.parallel_tempering import tempered_logs, tempered_statistics
-from zipmix.inference.result import Problem, pose
+from zipmix.inference.problem import Problem, pose
 from zipmix.inference.rng import generator
 from zipmix.models.conjugate import Conditionals, as_conditionals, complete_conditionals, draw
 from zipmix.models.kernel import Statistics, log_joint, logs, responsibilities

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from zipmix.counts.checks import InputError, check_whole
-from zipmix.inference.result import Fit, Problem, pose
+from zipmix.inference.ending import Ending
+from zipmix.inference.problem import Problem, pose
+from zipmix.inference.result import Fit
 from zipmix.inference.rng import generator
 from zipmix.models.conjugate import as_conditionals, complete_conditionals, draw, log_normalisers
 from zipmix.models.kernel import Statistics, statistics
@@ -139,23 +141,19 @@ def exact(X: Any, n_components: int, *, prior: Prior = Prior(), seed: int = 0, n
     lp_S = log_posterior_at(problem.counts, draws, problem.prior)
     best = int(lp_S.argmax())
     seconds = time.perf_counter() - problem.began
-    return Fit(
-        method="exact",
+    return problem.fit(
+        "exact",
         parameters=draws.at(best),
         draws=draws.map(lambda value: value[None]),
         objective=lp_S[best].item(),
         trace=lp_S[None],
         trace_seconds=torch.full((n_draws,), seconds, dtype=torch.float64),
         converged=True,
+        ending=Ending.COMPLETED,
         reason=f"summed over all {len(every.block_PK)} partitions; the log evidence is {every.log_evidence:.6f}",
         n_iter=n_draws,
-        seconds=seconds,
         settings=dict(n_draws=n_draws),
         seed=seed,
-        prior=problem.prior,
-        X=problem.table.X,
-        names=problem.table.names,
-        row_names=problem.table.row_names,
     )
 
 

@@ -23,12 +23,15 @@ from zipmix.counts.checks import InputError, check_real, check_whole
 from zipmix.counts.store import as_counts
 from zipmix.files.data import Data
 from zipmix.inference import METHODS, check_settings
-from zipmix.inference.arviz_io import Loo, ess, loo, rhat
+from zipmix.inference.diagnostics import ess, rhat
 from zipmix.inference.evidence.chib import log_evidence_chib
 from zipmix.inference.evidence.estimate import Evidence
 from zipmix.inference.evidence.exact import log_evidence_exact
 from zipmix.inference.labels import match
-from zipmix.inference.result import Fit, Problem, Restarts, pose
+from zipmix.inference.loo import Loo, loo
+from zipmix.inference.problem import Problem, pose
+from zipmix.inference.restarts import Restarts
+from zipmix.inference.result import Fit
 from zipmix.inference.rng import generator
 from zipmix.models.cells import p_zero
 from zipmix.models.parameters import Parameters, Prior

@@ -17,7 +17,8 @@ from torch import Tensor
 from zipmix.comparison.plates import plot_plates
 from zipmix.comparison.verdict import interval
 from zipmix.counts.store import as_dense
-from zipmix.inference.result import Fit, Restarts
+from zipmix.inference.restarts import Restarts
+from zipmix.inference.result import Fit
 from zipmix.models.cells import log_pmf
 from zipmix.models.parameters import Parameters
 

@@ -108,7 +108,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     Raises:
         InputError: the folder holds no comparison, or not its fits.
     """
-    from zipmix.inference.arviz_io import load
+    from zipmix.inference.result import load
 
     folder = Path(folder)
     file = folder / "comparison.json"
@@ -263,7 +263,7 @@ def _alternatives(c: Comparison) -> dict[str, str]:
         "b from z and omega; the observed x from b, z and lambda.",
         "objective": "Gap to the best objective against wall time. At the end, gaps of the log posterior in nats: "
         f"{gaps}. Time: {times}.",
-        "restarts": f"Objective of {method} against iterations: {restarts.told()}." if restarts else "",
+        "restarts": f"Objective of {method} against iterations: {restarts.summary()}." if restarts else "",
         "coclustering": "Heatmaps of the probability that two rows share a component, one per method: "
         f"{', '.join(c.fits)}. Adjusted Rand index with {c.reference}: "
         + ", ".join(f"{row.method} {row.agreement or 0.0:.3f}" for row in c.summaries)

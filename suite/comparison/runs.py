@@ -9,7 +9,8 @@ from zipmix.counts.checks import InputError
 from zipmix.inference import METHODS, fit
 from zipmix.inference.cavi import cavi
 from zipmix.inference.loop import progress_bar, time_budget
-from zipmix.inference.result import Fit, Problem
+from zipmix.inference.problem import Problem
+from zipmix.inference.result import Fit
 from zipmix.inference.start import Init, starts
 from zipmix.models.parameters import Parameters
 
