@@ -73,7 +73,7 @@ def evaluate(problem: Problem, theta: Parameters, longest: Tensor, dtype: torch.
 
 
 def em_step(problem: Problem, state: State, dtype: torch.dtype = torch.float64) -> State:
-    """Goes to M(theta): one pass."""
+    """Moves to M(theta), one pass."""
     return evaluate(problem, state.mapped, state.longest, dtype)
 
 
@@ -88,9 +88,9 @@ def squarem_step(problem: Problem, state: State, dtype: torch.dtype = torch.floa
 
 
 class Ascent(NamedTuple):
-    """How EM runs from a batch of points: what all starts and moves share."""
+    """Data and settings of EM that all starts and moves share."""
 
-    passes: Problem  # equal rows merged
+    passes: Problem  # equal rows merged into one with a multiplicity
     accelerate: bool
     dtype: torch.dtype
     max_iter: int
@@ -125,12 +125,14 @@ def em(
         seed: of the starts and the moves.
         n_starts: R >= 1, starts that run in one batch.
         init: "kmeans++", "small-em" or "prior", where starts come from.
-        start: starting points to use instead, (K, D) or (R, K, D); "auto" below then stands for no search.
+        start: starting points to use instead, (K, D) or (R, K, D). EM runs from exactly these to its end, unless
+            annealing, a race or moves are set.
         annealing: passes of deterministic annealing before EM; "auto": 30, or 0 where start is given.
         race: (t, r): after t iterations only the best r starts go on; None: all do; "auto": (20, 6) or None.
         split_merge: most rounds of split-and-merge moves, which two rounds without gain end; "auto": 20 or 0.
         accelerate: SQUAREM (an iteration is two passes) or plain EM (one pass).
-        dtype: "float64", or "float32" for products where a row's log joint stays within 1e-4 (tolerance >= 1e-8 then).
+        dtype: "float64", or "float32" for the products of rows whose log joint stays within 1e-4; the tolerance is
+            then at least 1e-8, and the final objectives are in float64.
         max_iter: most iterations of a start, and of a move; there are no moves from a point that has not converged.
         tolerance: relative gain of the objective at which a start has converged.
         progress: whether to show a progress bar.
@@ -229,6 +231,8 @@ def _fit(problem: Problem, found: Found, settings: dict[str, Any], seed: int) ->
 
 
 def _where(chosen_R: Tensor, yes: State, no: State) -> State:
+    """The runs of yes where chosen, of no elsewhere."""
+
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(chosen_R.reshape(-1, *(1 for _ in a.shape[1:])), a, b)
 

@@ -8,7 +8,7 @@ A sweep draws, for all chains in one batch,
     Theta | X, z, m      from the complete conditionals                             conjugate.draw     (questions 1a-1c)
 
 Geman and Geman (1984); blocking after Liu, Wong and Kong (1994). With n_temperatures > 1 each chain is a ladder of
-tempered ones (tempering.py), whose axis T stands behind that of the chains, the chain of the posterior itself first.
+tempered ones (parallel_tempering.py): axes (C, T, ...), the chain of the posterior itself first.
 """
 
 from dataclasses import replace

@@ -71,7 +71,7 @@ def match(parameters: Parameters, reference: Parameters) -> Parameters:
 
 
 class Relabelled(NamedTuple):
-    """Draws with the components of all of them in one order."""
+    """Draws with the components in the same order in all draws."""
 
     draws: Parameters  # (C, S, ...)
     order: Tensor  # (C, S, K) int64: entry k is the component of the draw that has become component k
@@ -79,7 +79,7 @@ class Relabelled(NamedTuple):
 
 
 def relabel(draws: Parameters, X: Any, reference: Parameters, *, max_iter: int = 100) -> Relabelled:
-    """Gives all draws the order of components that makes their responsibilities alike (Stephens, 2000, algorithm 2).
+    """Reorders the components of every draw so that responsibilities agree (Stephens, 2000, algorithm 2).
 
     Two steps alternate: Q_ik is the mean of the responsibilities of all draws, relabelled; every draw takes the
     permutation that minimises its Kullback-Leibler divergence sum_ik r_ik log(r_ik / Q_ik), an assignment problem.
@@ -133,11 +133,11 @@ def _closest(counts: Counts, flat: Parameters, Q_NK: Tensor) -> tuple[Tensor, fl
 
 
 def mixing(draws: Parameters, relabelled: Parameters) -> "pd.DataFrame":
-    """R-hat and bulk ESS of the parameters before and after relabelling, by ArviZ.
+    """R-hat and bulk ESS of the parameters before and after relabelling.
 
     Args:
-        draws: (chain, draw, ...) as the chains left them.
-        relabelled: the same draws, components in one order.
+        draws: (chain, draw, ...) before relabelling.
+        relabelled: the same draws after relabelling.
     Returns:
         One row per parameter: the largest R-hat and the smallest ESS over its entries, before and after.
     """

@@ -1,4 +1,4 @@
-"""Parallel tempering: hot chains see a flattened likelihood, move between modes, and pass their states down by swaps.
+"""Parallel tempering: hot chains see a flattened likelihood, move between modes, and swap states with colder ones.
 
 Geyer (1991); Syed, Bouchard-Cote, Deligiannidis and Doucet (2022) for the order of swaps and the spacing of the ladder.
 A chain at a power beta = 1 / temperature of the likelihood has the target
@@ -48,7 +48,7 @@ def ladder(n_chains: int, n_temperatures: int, hottest: float) -> Ladder:
     """Temperatures from 1 to the hottest in equal ratios.
 
     Raises:
-        InputError: n_temperatures is below 1, or hottest is no finite number above 1.
+        InputError: n_temperatures is below 1, or hottest is not a finite number above 1.
     """
     T = check_whole(n_temperatures, "n_temperatures", at_least=1)
     if isinstance(hottest, bool) or not isinstance(hottest, int | float) or not 1 < hottest < math.inf:

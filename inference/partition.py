@@ -1,4 +1,4 @@
-"""Partitions of the rows: draws of them, how often two rows are together, and one partition to report.
+"""Partitions of the rows: draws of them, how often two rows share a cluster, and one partition to report.
 
 Partitions do not depend on labels. The one to report minimises a posterior expected loss (Wade and Ghahramani, 2018):
 the variation of information VI = H(c) + H(z) - 2 I(c, z) of Meila (2007), or Binder's (1978), the number of pairs of
@@ -30,7 +30,7 @@ from zipmix.models.posterior import blocks
 
 Loss = Literal["vi", "binder"]
 
-# Candidates from which the search goes on, the best first.
+# Number of best candidates from which the search continues.
 CANDIDATES = 3
 
 # Rounds of moves of all rows; few are ever needed.
@@ -48,8 +48,8 @@ def draw_partitions(fit: Fit, *, n_draws: int = 500, seed: int = 0) -> Tensor:
     """Components of the rows drawn from P(z | X, Theta), one partition for each of evenly spaced draws of Theta.
 
     Args:
-        fit: with draws, or a point, at which every partition is then drawn.
-        n_draws: S >= 1, how many; no more than there are draws of Theta, where there are any.
+        fit: with draws, or a point, at which all partitions are then drawn.
+        n_draws: S >= 1, number of partitions, at most the number of draws of Theta where the fit has draws.
         seed: of z.
     Returns:
         (S, N) int64
@@ -68,10 +68,10 @@ def draw_partitions(fit: Fit, *, n_draws: int = 500, seed: int = 0) -> Tensor:
 
 
 def coclustering(z_SN: Tensor) -> Tensor:
-    """Share of the drawn partitions in which two rows are together, (N, N); the diagonal is 1.
+    """Share of the drawn partitions in which two rows share a cluster, (N, N); the diagonal is 1.
 
     Args:
-        z_SN: (S, N) int64 labels, whatever they are called in each draw.
+        z_SN: (S, N) int64 labels; their names may differ between draws.
     """
     together_NN = torch.zeros(z_SN.shape[1], z_SN.shape[1], dtype=torch.float64)
     for z_N in z_SN:
@@ -137,9 +137,9 @@ def _contingency(label_N: np.ndarray, drawn_SN: np.ndarray) -> np.ndarray:
 
 
 def _sweetened(label_N: np.ndarray, drawn_SN: np.ndarray, h: np.ndarray) -> np.ndarray:
-    """The partition after moving row by row downhill until nothing moves."""
+    """The partition after single-row moves that lower the loss, until none does."""
     label_N, rise, draw = label_N.copy(), np.diff(h), np.arange(len(drawn_SN))
-    # One cluster is always empty, for a row that is better alone.
+    # One cluster is kept empty, for a row that is best alone.
     n_SAB = np.pad(_contingency(label_N, drawn_SN), ((0, 0), (0, 1), (0, 0)))
     for _ in range(ROUNDS):
         moved = False

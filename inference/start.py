@@ -3,8 +3,10 @@
 "kmeans++": rows chosen far from one another (Arthur and Vassilvitskii, 2007) on the scale of sqrt(x), where Poisson
 counts have about equal variance; every row joins its nearest chosen row, and the starting point is the mean of the
 complete conditionals of that partition. "small-em": the most likely of ten such points after ten rounds of EM with the
-mean in the place of the mode, which every proper prior has (Biernacki, Celeux and Govaert, 2003). "prior": draws from
-the prior, as the coursework asks.
+mean in place of the mode (Biernacki, Celeux and Govaert, 2003); the mean exists under every proper prior. "prior":
+draws from the prior.
+
+Notation: models/zip_mixture.py.
 """
 
 from typing import Literal, get_args
@@ -90,7 +92,7 @@ def _partition_means(counts: Counts, prior: Prior, n_components: int, rngs: list
     few = few_rows(counts, rngs[0])
     labels_RN = nearest_seeds(few, n_components, rngs)
     R_NK = torch.nn.functional.one_hot(labels_RN, n_components).to(torch.float64)
-    # Each component is given one average row more, so that none starts empty; a zero is structural half of the time.
+    # One average row is added to each component, so that none starts empty; half of the zeros count as structural.
     n, c, s, p, m = statistics(few, R_NK, lambda zeros_KD: zeros_KD / 2)
     share = 1 / few.n_rows
     every = [field.sum(1, keepdim=True) * share for field in (c, s, p, m)]
@@ -99,7 +101,7 @@ def _partition_means(counts: Counts, prior: Prior, n_components: int, rngs: list
 
 
 def few_rows(counts: Counts, rng: np.random.Generator) -> Counts:
-    """The rows, or some thousands of them drawn at random where there are more."""
+    """All rows, or SEEDING_ROWS of them drawn at random where there are more."""
     if counts.n_rows <= SEEDING_ROWS:
         return counts.take(torch.arange(counts.n_rows)) if isinstance(counts, Source) else counts
     return counts.take(torch.from_numpy(np.sort(rng.choice(counts.n_rows, SEEDING_ROWS, replace=False))))
@@ -108,13 +110,13 @@ def few_rows(counts: Counts, rng: np.random.Generator) -> Counts:
 def nearest_seeds(
     counts: Counts, n_components: int, rngs: list[np.random.Generator], weight_N: Tensor | None = None
 ) -> Tensor:
-    """For every row the number of the nearest of K rows chosen by k-means++, once for every generator, (R, N).
+    """The index of the seed nearest to each row, of K seeds chosen by k-means++ once per generator, (R, N).
 
     Args:
         counts: N rows of D counts.
         n_components: K.
         rngs: R generators.
-        weight_N: how much a row counts in the choice; all the same where None.
+        weight_N: weights of the rows in the choice; equal where None.
     """
     n_rows, n_runs = counts.n_rows, len(rngs)
     root_X = as_dense(counts.X).sqrt() if isinstance(counts.X, Tensor) else counts.X.astype(np.float64).sqrt()
@@ -140,7 +142,7 @@ def nearest_seeds(
         label_RN[distance_RN < nearest_RN] = k
         nearest_RN = torch.minimum(nearest_RN, distance_RN)
         reach_RN = (nearest_RN if weight_N is None else weight_N * nearest_RN).cumsum(1)
-        # Where there are fewer distinct rows than components, all of them are reached, and the last will do.
+        # With fewer distinct rows than components every distance is 0 in the end, and the last row is taken.
         at_R1 = (uniform_KR[k] * reach_RN[:, -1])[:, None]
         seed_R = torch.searchsorted(reach_RN, at_R1, right=True).squeeze(1).clamp_max(n_rows - 1)
     return label_RN

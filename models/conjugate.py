@@ -4,9 +4,12 @@
     omega  | z, b    ~ Beta(a + m, b + c - m)
     lambda | z, b, X ~ Gamma(e + s, f + m)
 
-with the statistics of kernel.py (c is n where no cell is missing). Every method of inference is one verb on them: EM
-takes the mode, Gibbs draws, variational Bayes takes expected logs. The prior is the complete conditional without data,
-so its density is the same function.
+with the statistics of kernel.py: n_k rows of component k, c_kd of them with an observed cell in column d (c = n where
+no cell is missing), m_kd cells with b = 1, s_kd the sum of the counts. EM takes the mode of these conditionals, Gibbs
+draws from them, variational Bayes takes expected logs. The prior is the complete conditional without data, so its
+density is the same function.
+
+Notation: models/zip_mixture.py.
 """
 
 from typing import NamedTuple
@@ -18,7 +21,7 @@ from torch import Tensor, distributions
 from zipmix.models.kernel import Logs, Statistics, exact_logs
 from zipmix.models.parameters import Parameters, Prior
 
-# Keeps 0 / 0 at 0 where a conditional has no mass to speak of.
+# Least denominator, so that 0 / 0 is 0 where a conditional has no mass, and least value of a draw.
 TINY = 1e-300
 
 # The largest float64 below 1.
@@ -91,12 +94,12 @@ def draw(conditionals: Conditionals, rng: np.random.Generator) -> Parameters:
     pi = torch.softmax(torch.from_numpy(log_gamma), dim=-1)
     omega = torch.from_numpy(np.asarray(rng.beta(a, b)))
     lam = torch.from_numpy(np.asarray(rng.standard_gamma(e) / f))
-    # A draw that rounds to the boundary, where the density may be infinite, is set to the number next to it.
+    # A draw that rounds to the boundary, where the density may be infinite, is moved to the nearest number inside.
     return Parameters(pi.clamp_min(TINY), omega.clamp(TINY, BELOW_ONE), lam.clamp_min(TINY))
 
 
 class LogNormalisers(NamedTuple):
-    """Logs of what the unnormalised densities integrate to; ratios of them are marginal likelihoods."""
+    """Logs of the integrals of the unnormalised densities; ratios of them are marginal likelihoods."""
 
     pi: Tensor  # (...)  of prod_k pi_k^(alpha_k - 1)
     omega: Tensor  # (..., K, D)  of omega^(a - 1) (1 - omega)^(b - 1)
@@ -127,11 +130,11 @@ def log_density(conditionals: Conditionals, parameters: Parameters) -> Tensor:
 
 
 def log_density_at(conditionals: Conditionals, logs: Logs) -> Tensor:
-    """log_density of the parameters whose logs these are, not floored, for those who have them already.
+    """log_density from the logs of the parameters, where these are known already.
 
     Args:
         conditionals: as for log_density.
-        logs: exact_logs of the parameters.
+        logs: exact_logs of the parameters, not floored.
     Returns:
         (...)
     """

@@ -1,6 +1,6 @@
 """The parameters Theta = (pi, omega, lambda) of the ZIP mixture and the prior they are drawn from.
 
-Axes: K components, D columns. Any batch axes stand in front: (restart, K, D), (chain, draw, K, D).
+Any batch axes stand in front: (restart, K, D), (chain, draw, K, D). Notation: models/zip_mixture.py.
 """
 
 import math
@@ -73,7 +73,7 @@ def check_prior(prior: Prior, n_components: int) -> Prior:
     Returns:
         The same prior, every field a tensor.
     Raises:
-        InputError: a field is no number, not finite, not > 0, or has a shape that is not allowed.
+        InputError: a field is not a number, not finite, not > 0, or of a wrong shape.
     """
     if not isinstance(prior, Prior):
         raise InputError(f"prior must be a zipmix.Prior, got {type(prior).__name__}; write zipmix.Prior(alpha=1.5).")
@@ -94,7 +94,7 @@ def check_prior(prior: Prior, n_components: int) -> Prior:
 
 
 def require_mode(prior: Prior, method: str) -> None:
-    """Refuses a prior under which the posterior is unbounded, so that no MAP exists.
+    """Raises if the posterior is unbounded under the prior, so that no MAP exists.
 
     Raises:
         InputError: alpha, a, b or e is below 1.
@@ -109,7 +109,7 @@ def require_mode(prior: Prior, method: str) -> None:
 
 
 def require_proper(prior: Prior, method: str) -> None:
-    """Refuses the flat prior where a method needs a prior that can be drawn from.
+    """Raises if the prior is flat where a method needs a proper prior.
 
     Raises:
         InputError: f is 0.
@@ -145,7 +145,7 @@ def check_parameters(
         parameters: pi (..., K), omega (..., K, D), lam (..., K, D).
         n_components: K.
         n_features: D.
-        name: what messages call them.
+        name: of the argument, for messages.
     Raises:
         InputError: a shape or a value that is not allowed.
     """

@@ -1,4 +1,7 @@
-"""log p(X, Theta | prior): the objective of every point method, for any batch of points."""
+"""log p(X, Theta | prior): the objective of every point method, for any batch of points.
+
+Notation: models/zip_mixture.py.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +15,7 @@ from zipmix.models.conjugate import as_conditionals, log_density
 from zipmix.models.kernel import log_likelihood
 from zipmix.models.parameters import Parameters, Prior, check_parameters, check_prior
 
-# Numbers in the N x K tables of the points that are worked on together.
+# Most numbers in the (S, N, K) table of a block of S points.
 BLOCK = 4_000_000
 
 
@@ -48,7 +51,7 @@ def rows_log_likelihood(counts: Counts, points: Parameters) -> Tensor:
 
 
 def blocks(points: Parameters, n_rows: int) -> Iterator[Parameters]:
-    """Cuts a batch of points (S, ...) into blocks whose N x K tables fit in memory together."""
+    """A batch of points (S, ...) in blocks whose N x K tables fit in memory together."""
     size = max(1, BLOCK // (n_rows * points.pi.shape[-1]))
     for parts in zip(*(value.split(size) for value in points), strict=True):
         yield Parameters(*parts)

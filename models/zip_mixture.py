@@ -8,9 +8,10 @@
     x_id            = 0 if b_id = 0, ~ Poisson(lambda_kd) if b_id = 1      (6)
 
 i = 1..N rows, d = 1..D columns, k = 1..K components. omega here is 1 - gate of Pyro and NumPyro, 1 - zi of brms, and
-psi of PyMC. Letters in tensor names: N rows, D columns, K components, R restarts, C chains, S draws.
+psi of PyMC. Letters in tensor names: N rows, D columns, K components, R restarts, C chains, S draws, T temperatures or
+iterations. Theta = (pi, omega, lambda). This is the notation of all files.
 
-The program is the judge of everything that is derived by hand: it states z and b explicitly and Pyro sums them out by
+All that is derived by hand is checked against this program: it states z and b explicitly and Pyro sums them out by
 enumeration, so it shares no formula with kernel.py and conjugate.py.
 """
 
@@ -39,7 +40,7 @@ def zip_mixture(
         n_rows: N, the number of rows.
         n_features: D.
         prior: hyperparameters, alpha of shape (K,).
-        batch_size: B, rows of X_ND to look at, drawn anew in each run and weighted by N / B; None looks at all.
+        batch_size: B, rows of X_ND to use, drawn anew in each run and weighted by N / B; None uses all.
     Returns:
         The counts, given or drawn.
     """
@@ -67,8 +68,8 @@ def zip_mixture(
 def log_density(X_ND: Tensor, parameters: Parameters, prior: Prior) -> Tensor:
     """log p(X, Theta | prior) of the Pyro program, z and b summed out by enumeration; differentiable in Theta.
 
-    torch's Bernoulli keeps omega 2^-52 off 0 and 1, so that gradients stay finite: on the boundary a cell that is
-    less likely than that counts as that likely.
+    torch's Bernoulli keeps omega 2^-52 off 0 and 1, so that gradients stay finite: on the boundary a cell of
+    lower probability has that probability.
 
     Args:
         X_ND: (N, D) float64 counts, NaN where missing.
@@ -77,7 +78,7 @@ def log_density(X_ND: Tensor, parameters: Parameters, prior: Prior) -> Tensor:
     Returns:
         A scalar tensor.
     """
-    # TraceEnum_ELBO wants something to differentiate.
+    # TraceEnum_ELBO needs a tensor that requires a gradient.
     point = {
         name: value if value.requires_grad else value.detach().requires_grad_()
         for name, value in parameters._asdict().items()
@@ -119,9 +120,9 @@ def simulate(
         n_components: K.
         prior: hyperparameters of (1)-(3).
         parameters: pi (K,), omega (K, D), lam (K, D) to hold fixed; drawn from the prior where None.
-        seed: of the draw; the global random state is left as it was.
+        seed: of the draw; the global random state is not changed.
     Raises:
-        InputError: a size below 1, a seed below 0, parameters that do not fit, or a prior that cannot be drawn from.
+        InputError: a size below 1, a seed below 0, parameters of a wrong shape, or an improper prior.
     """
     n = check_whole(n, "n", at_least=1)
     n_features = check_whole(n_features, "n_features", at_least=1)
@@ -146,7 +147,7 @@ HYPERPARAMETERS = tuple(f"{name}_0" for name in Prior._fields)
 
 
 class Relations(NamedTuple):
-    """The graphical model read off the program: who depends on whom, in which plates, and what is observed."""
+    """The graphical model of the program: parents and plates of every site, and which sites are observed."""
 
     parents: dict[str, frozenset[str]]  # site -> sites and hyperparameters its distribution is made from
     plates: dict[str, tuple[str, ...]]  # site -> plates around it, outermost first

@@ -51,7 +51,7 @@ def log_evidence_chib(fit: Fit, *, seed: int = 0) -> Evidence:
         seed: of the (z, b) drawn given each draw of the parameters.
     Returns:
         The estimate at a point near fit.parameters. Its error is that of batch means, which holds where the chains have
-        mixed, up to their labels; over 0.5, few draws carry the average, and neither is to be trusted.
+        mixed, up to their labels; over 0.5, few draws dominate the average, and neither is to be trusted.
     Raises:
         InputError: a fit without posterior draws, an alpha that differs between components, or too many components.
     """
