@@ -37,15 +37,19 @@ def fit(
     """Fits the ZIP mixture by any method of METHODS.
 
     Args:
-        X: (N, D) table of counts >= 0, NaN where missing: torch tensor, NumPy array, pandas frame, SciPy sparse matrix
-            or AnnData; methods "em" and "online" take a zipmix.stream as well.
+        X: (N, D) table of counts >= 0, NaN where missing: torch tensor, NumPy array, pandas frame, SciPy sparse matrix,
+            AnnData, or what zipmix.load_data returns; methods "em" and "online" take a zipmix.stream as well.
         n_components: K >= 1.
         method: name in METHODS.
         prior: hyperparameters; zipmix.FLAT with method "em" for maximum likelihood.
-        seed: of all randomness.
-        **settings: the method's own keywords (`help(zipmix.METHODS["em"])`).
+        seed: of all randomness: starts, moves, order of rows, gradients and draws.
+        **settings: the method's own keywords (`help(zipmix.METHODS["em"])`). Those that methods share:
+
+            init: "kmeans++", "small-em" or "prior", where starts come from.
+            start: starting points to use instead, (K, D) or (R, K, D).
+            progress: whether to show a progress bar.
     Returns:
-        The fit.
+        The fit, components heaviest first where all have the same prior.
     Raises:
         InputError: data, prior, method or a value of a setting that cannot be used.
         UnknownSetting: a setting that the method does not have; it is a TypeError.

@@ -77,18 +77,12 @@ def cavi(
 ) -> Fit:
     """Variational posterior by coordinate ascent, the best of several starts.
 
-    Args:
-        X: (N, D) counts >= 0, NaN where missing.
-        n_components: K >= 1.
+    Args (those of every method: zipmix.fit):
         prior: hyperparameters, all > 0.
-        seed: of the starts and the draws.
         n_starts: R >= 1, how many starts run, all in one batch.
-        init: "kmeans++", "small-em" or "prior", where starts come from.
-        start: starting points to use instead, (K, D) or (R, K, D).
         max_iter: most passes over the data.
         tolerance: relative gain of the ELBO at which a start has converged.
         n_draws: S, draws of the final q to keep.
-        progress: whether to show a progress bar.
     Returns:
         parameters: the mean of q; draws (1, S, ...) from q; objective: the ELBO; `restarts` tells of all starts.
     Raises:

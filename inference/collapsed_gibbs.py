@@ -120,17 +120,12 @@ def collapsed_gibbs(
 ) -> Fit:
     """Posterior draws by collapsed Gibbs sampling; a sweep visits the rows one by one and is slow on long tables.
 
-    Args:
-        X: (N, D) counts >= 0, NaN where missing.
-        n_components: K >= 1.
+    Args (those of every method: zipmix.fit):
         prior: hyperparameters, all > 0.
-        seed: of starts and draws.
         n_chains: C >= 1 chains, all in one batch; chain c begins at start c.
         n_warmup: sweeps thrown away first.
         n_draws: sweeps kept, per chain.
-        init: "small-em", "kmeans++" or "prior", where starts come from.
         start: starting points to use instead, (K, D) or (C, K, D).
-        progress: whether to show a progress bar.
     Returns:
         Draws (chain, draw, ...) with the labels as the chains left them; parameters are the draw of highest log
         posterior, and objective is its log posterior.

@@ -118,13 +118,9 @@ def em(
 ) -> Fit:
     """MAP by EM, the best of several starts; maximum likelihood with prior=zipmix.FLAT.
 
-    Args:
-        X: (N, D) counts >= 0, NaN where missing; or a zipmix.stream of them.
-        n_components: K >= 1.
+    Args (those of every method: zipmix.fit):
         prior: hyperparameters; alpha, a, b, e >= 1, since below 1 no MAP exists.
-        seed: of the starts and the moves.
         n_starts: R >= 1, starts that run in one batch.
-        init: "kmeans++", "small-em" or "prior", where starts come from.
         start: starting points to use instead, (K, D) or (R, K, D). EM runs from exactly these to its end, unless
             annealing, a race or moves are set.
         annealing: passes of deterministic annealing before EM; "auto": 30, or 0 where start is given.
@@ -135,7 +131,6 @@ def em(
             then at least 1e-8, and the final objectives are in float64.
         max_iter: most iterations of a start, and of a move; there are no moves from a point that has not converged.
         tolerance: relative gain of the objective at which a start has converged.
-        progress: whether to show a progress bar.
     Returns:
         The fit of the best run; `restarts` holds the outcome of all starts and moves.
     Raises:

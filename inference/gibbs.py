@@ -96,11 +96,8 @@ def gibbs(
 ) -> Fit:
     """Posterior draws by blocked Gibbs sampling.
 
-    Args:
-        X: (N, D) counts >= 0, NaN where missing.
-        n_components: K >= 1.
+    Args (those of every method: zipmix.fit):
         prior: hyperparameters, all > 0.
-        seed: of starts and draws.
         n_chains: C >= 1 chains, all in one batch; chain c begins at start c.
         n_warmup: sweeps thrown away first.
         n_draws: sweeps kept, per chain.
@@ -108,9 +105,7 @@ def gibbs(
             modes, at T times the cost.
         hottest: temperature > 1 of the hottest chain, whose likelihood is raised to the power 1 / hottest; those
             between are spaced during warm-up so that neighbours swap equally often.
-        init: "small-em", "kmeans++" or "prior", where starts come from.
         start: starting points to use instead, (K, D) or (C, K, D).
-        progress: whether to show a progress bar.
     Returns:
         Draws (chain, draw, ...) with the labels as the chains left them; parameters are the draw of highest log
         posterior, and objective is its log posterior. With tempering, diagnostics hold the temperatures and the

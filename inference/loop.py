@@ -173,7 +173,11 @@ def _ending(record: _Record, stopped: Ending | None, max_iter: int, tolerance: f
     else:
         ending = Ending.MAX_ITER
         reason = f"{stuck} of {n_runs} runs reached max_iter = {max_iter} before the objective settled to {tolerance:g}"
-    return ending, reason + f"; {n_left} of {n_runs} runs were left behind by a race" * (n_left > 0)
+    if n_left:
+        after_L = record.n_iter_R[record.left_R]
+        later = " or more" * bool(after_L.max() > after_L.min())
+        reason += f"; {n_left} of {n_runs} runs were left behind after {after_L.min()} iterations{later}"
+    return ending, reason
 
 
 @contextmanager

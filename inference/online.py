@@ -107,24 +107,19 @@ def online(
 ) -> Fit:
     """MAP or variational posterior from a table or a stream, chunk by chunk, the best of several starts.
 
-    Args:
+    Args (those of every method: zipmix.fit):
         X: (N, D) counts >= 0, NaN where missing; or a zipmix.stream of them, whose first 5000 rows or so also serve to
             find starts; or an iterable of such tables, all with the same columns, of which the first does. Streams must
             not be sorted: each chunk stands for the whole.
-        n_components: K >= 1.
         prior: hyperparameters; for "em" alpha, a, b, e >= 1 (below 1 no MAP exists), for "vb" all > 0.
-        seed: of the starts, the order of the rows and the draws.
         algorithm: "em" (online EM) or "vb" (stochastic variational Bayes).
         n_starts: R >= 1, how many starts run, all in one batch.
-        init: "kmeans++", "small-em" or "prior", where starts come from.
-        start: starting points to use instead, (K, D) or (R, K, D).
         chunk_size: rows per chunk of a table or a zipmix.stream, across its shards; other iterables are taken as they
             come.
         n_passes: over a table, each in a new order of the rows. A stream is read once.
         delay: >= 0; the larger, the less the first chunks weigh.
         decay: in (0.5, 1], how fast the step falls.
         n_draws: S, draws of the final q to keep; "em" has none.
-        progress: whether to show a progress bar.
     Returns:
         parameters: the MAP ("em") or the mean of q, with draws (1, S, ...) from q ("vb"). objective: that of the whole
         table (log posterior, or ELBO); of a stream, the running average times the rows. trace: the log likelihood of

@@ -68,20 +68,14 @@ def pyro_map(
 ) -> Fit:
     """MAP by gradient ascent on the enumerated Pyro program, the best of several starts, one after another.
 
-    Args:
-        X: (N, D) counts >= 0, NaN where missing.
-        n_components: K >= 1.
+    Args (those of every method: zipmix.fit):
         prior: hyperparameters; alpha, a, b, e >= 1 (below 1 no MAP exists), f > 0.
-        seed: of the starts.
         n_starts: R >= 1.
-        init: "small-em", "kmeans++" or "prior", where starts come from.
-        start: starting points to use instead, (K, D) or (R, K, D).
         n_adam: steps of Adam before L-BFGS takes over; 0 leaves them out.
         learning_rate: of Adam, > 0.
         batch_size: rows that a step of Adam looks at, drawn anew each time (`pyro.plate` with a subsample); None looks
             at all of them. L-BFGS always does.
         max_iter: most iterations of L-BFGS.
-        progress: whether to show a progress bar.
     Returns:
         The fit of the best start; `restarts` tells of all of them.
     Raises:

@@ -81,19 +81,14 @@ def pyro_nuts(
 ) -> Fit:
     """Posterior draws by Pyro's NUTS; slow, since every draw takes many gradients of the enumerated program.
 
-    Args:
-        X: (N, D) counts >= 0, NaN where missing.
-        n_components: K >= 1.
+    Args (those of every method: zipmix.fit):
         prior: hyperparameters, all > 0.
-        seed: of starts and draws; the global random state is left as it was.
         n_chains: C >= 1 chains, which take turns; chain c begins at start c.
         n_warmup: iterations that tune the step and the mass matrix, thrown away.
         n_draws: iterations kept, per chain.
         target_accept: acceptance probability in (0, 1) that the step is tuned to; higher takes smaller steps.
         max_tree_depth: at most 2^max_tree_depth gradients per draw.
-        init: "small-em", "kmeans++" or "prior", where starts come from.
         start: starting points to use instead, (K, D) or (C, K, D).
-        progress: whether to show a progress bar.
     Returns:
         Draws (chain, draw, ...) with the labels as the chains left them; parameters are the draw of highest log
         posterior, and objective is its log posterior. diagnostics: step_size, n_gradients and diverging of every draw,

@@ -86,19 +86,14 @@ def pyro_svi(
 ) -> Fit:
     """Variational posterior by Pyro's SVI, from one start.
 
-    Args:
-        X: (N, D) counts >= 0, NaN where missing.
-        n_components: K >= 1.
+    Args (those of every method: zipmix.fit):
         prior: hyperparameters, all > 0.
-        seed: of the start, the gradients and the draws.
         guide: "conjugate" (Dirichlet, Beta, Gamma) or "normal" (Pyro's AutoNormal on the unconstrained scale).
-        init: "small-em", "kmeans++" or "prior", where the start comes from.
         start: a starting point to use instead, (K, D) or (1, K, D).
         n_steps: gradient steps.
         learning_rate: of Adam at the first step; it falls to a hundredth of that at the last.
         n_particles: draws of q per step.
         n_draws: S, draws of the final q to keep.
-        progress: whether to show a progress bar.
     Returns:
         parameters: the mean of q ("normal": of its draws); draws (1, S, ...) from q; objective: the ELBO, an average
         over 1000 draws whose standard error is objective_error; trace: the noisy ELBO of every step.

@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 
 from zipmix import METHODS, InputError, fit, load, log_evidence_exact, simulate
-from zipmix.inference import arviz_io
+from zipmix.inference import arviz as arviz_module
+from zipmix.inference.loo import loo
 
 SHORT = {"n_warmup": 20, "n_draws": 60, "n_chains": 2}
 
@@ -92,7 +93,7 @@ def test_replicated_tables_are_seeded_and_thinned(gibbs, monkeypatch):
     assert one.equals(same)
     assert not one.equals(other)
     assert one.sizes["draw"] == 60
-    monkeypatch.setattr(arviz_io, "PREDICTIVE_CELLS", 2 * 25 * 3 * 12)
+    monkeypatch.setattr(arviz_module, "PREDICTIVE_CELLS", 2 * 25 * 3 * 12)
     few = gibbs.to_arviz()["posterior_predictive"]
     assert list(few["draw"].values) == list(range(0, 60, 5))
 
@@ -110,7 +111,7 @@ def test_summary_loo_and_compare(frame, gibbs):
         table = az.compare({"two": data, "one": single.to_arviz()})
     assert result.n_data_points == 25
     assert set(table.index) == {"one", "two"}
-    own = arviz_io.loo(gibbs)
+    own = loo(gibbs)
     assert own.elpd == pytest.approx(result.elpd_loo, rel=1e-12)
     assert table.loc["two", "elpd_loo"] == pytest.approx(own.elpd, rel=1e-9)
 
@@ -119,7 +120,7 @@ def test_loo_is_the_predictive_density_of_rows_left_out():
     """Against refits without the row, by exact evidences: log p(x_i | rest) = log p(X) - log p(X without i)."""
     X = torch.tensor([[0.0, 4], [3, 5], [0, 0], [2, 6], [1, 3], [0, 5], [2, 0]])
     exact = fit(X, 2, "exact", n_draws=20_000)
-    own = arviz_io.loo(exact)
+    own = loo(exact)
     rest = [torch.cat([X[:i], X[i + 1 :]]) for i in range(7)]
     expected = sum(log_evidence_exact(X, 2) - log_evidence_exact(without, 2) for without in rest)
     # Importance sampling from independent draws: the relative error of each term is about sd(1 / p) / sqrt(S).
@@ -128,7 +129,7 @@ def test_loo_is_the_predictive_density_of_rows_left_out():
     assert own.elpd == pytest.approx(expected, abs=4 * error + 0.01)
     assert error < 0.05
     with pytest.raises(InputError, match="must hold draws"):
-        arviz_io.loo(fit(X, 2, "em"))
+        loo(fit(X, 2, "em"))
 
 
 def test_row_names_survive_save_and_load(gibbs, tmp_path):

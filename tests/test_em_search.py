@@ -16,8 +16,8 @@ import zipmix
 from zipmix import METHODS, Parameters
 from zipmix.comparison.report import write_report
 from zipmix.comparison.tables import restarts_table
-from zipmix.inference.loop import Race, iterate, time_budget
-from zipmix.inference.search import N_MOVES, N_STARTS, SOUGHT, split_and_merge
+from zipmix.inference.loop import iterate, time_budget
+from zipmix.inference.search import N_MOVES, N_STARTS, SOUGHT, Race, split_and_merge
 
 PLAIN = dict(annealing=0, race=None, split_merge=0)
 
@@ -137,6 +137,8 @@ def test_ctrl_c_in_the_moves_loses_nothing_of_the_starts(place, drawn, monkeypat
     fitted = zipmix.fit(drawn.X, 10, seed=1, n_starts=5)
     assert fitted.objective == without.objective
     assert torch.equal(fitted.trace, without.trace)
+    assert not fitted.converged
+    assert fitted.ending == "interrupted"
     assert fitted.reason.startswith("interrupted by the user")
 
 
@@ -153,8 +155,9 @@ def test_a_budget_of_time_ends_the_annealing_and_the_moves(drawn, monkeypatch):
     clock = iter([False] * SOUGHT.annealing + [True])
     monkeypatch.setitem(split_and_merge.__globals__, "out_of_time", lambda: next(clock))
     fitted = zipmix.fit(drawn.X, 10, n_starts=3)
-    assert fitted.converged
-    assert "budget of time ended before round 1" in fitted.reason
+    assert not fitted.converged
+    assert fitted.ending == "budget"
+    assert "budget of time before round 1" in fitted.reason
 
 
 class Points(NamedTuple):
@@ -184,7 +187,7 @@ def test_a_run_that_cannot_beat_what_it_must_is_left_behind():
             tolerance=1e-12,
             progress=False,
             label="",
-            race=race,
+            leaving=race.leaving,
         )[1]
 
     loop = ran(Race(3, 5, 10.0))

@@ -78,7 +78,8 @@ def test_signature(method):
     for name, parameter in list(signature.parameters.items())[2:]:
         assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, name
         assert parameter.default is not inspect.Parameter.empty, name
-        assert f"        {name}: " in function.__doc__, name
+        own, shared = f"        {name}: " in function.__doc__, f"        {name}: " in fit.__doc__
+        assert own or shared, name
     assert signature.parameters["prior"].default == Prior()
     assert signature.parameters["seed"].default == 0
     assert signature.return_annotation is Fit

@@ -118,16 +118,13 @@ def exact_posterior(X: Any, n_components: int, prior: Prior = Prior()) -> Poster
 
 
 def exact(X: Any, n_components: int, *, prior: Prior = Prior(), seed: int = 0, n_draws: int = 1000) -> Fit:
-    """Independent draws from the exact posterior of a tiny table.
+    """Independent draws from the exact posterior of a tiny table: N up to about 15 for K = 2, 11 for K = 5.
 
     Posterior means of pi, omega and lambda are the same for all components where alpha is, so the point that is
     reported is the draw of highest log posterior, as for the other samplers.
 
-    Args:
-        X: (N, D) counts >= 0, NaN where missing; N up to about 15 for K = 2, 11 for K = 5.
-        n_components: K >= 1.
+    Args (those of every method: zipmix.fit):
         prior: hyperparameters, all > 0.
-        seed: of the draws.
         n_draws: S >= 1.
     Returns:
         Draws (1, S, ...), labels permuted at random where alpha is the same for all.
