@@ -102,7 +102,7 @@ def cavi(
         start=start,
         seed=seed,
     )
-    # A pass looks at equal rows once; starts draw from all rows.
+    # Passes merge equal rows; starts draw from all rows.
     passes = problem._replace(counts=distinct(problem.counts))
     statistics, _ = expectation(passes.counts, logs(theta))
     state, loop = iterate(

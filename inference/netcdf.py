@@ -15,7 +15,7 @@ from zipmix.counts.checks import InputError
 RECORD = "zipmix"
 
 
-def write(path: Path, record: Mapping[str, Any], groups: Mapping[str, xr.Dataset], *, overwrite: bool) -> Path:
+def write_groups(path: Path, record: Mapping[str, Any], groups: Mapping[str, xr.Dataset], *, overwrite: bool) -> Path:
     """Writes groups and their record: all of it or nothing.
 
     Raises:
@@ -42,7 +42,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """The record of a file.
 
     Raises:
-        InputError: no such file, or not one that `write` has written.
+        InputError: no such file, or not one that write_groups has written.
     """
     if not path.is_file():
         raise InputError(f"path: there is no file {path}.")

@@ -129,72 +129,36 @@ def online(
         InputError: data, prior or settings that cannot be used.
     """
     began = time.perf_counter()
-    check_whole(chunk_size, "chunk_size", at_least=1)
-    check_whole(n_passes, "n_passes", at_least=1)
-    check_whole(n_draws, "n_draws", at_least=1)
-    if algorithm not in get_args(Algorithm):
-        raise InputError(f"algorithm must be 'em' or 'vb', got {algorithm!r}.")
-    if not 0.5 < check_real(decay, "decay") <= 1:
-        raise InputError(f"decay must be over 0.5 and at most 1, got {decay!r}; 0.6 is usual.")
-    check_real(delay, "delay", zero=True)
+    _check(algorithm, chunk_size, n_passes, delay, decay, n_draws)
     K = check_components(n_components)
     prior = check_prior(prior, K)
     (require_mode if algorithm == "em" else require_proper)(prior, "online")
     rng = generator(seed, "method")
     rows = _rows(X, chunk_size, n_passes, rng)
-    table, counts, source, n_rows = rows.table, rows.first, rows.chunks, rows.n_rows
-    theta = starts(counts, prior, n_components=K, n_starts=n_starts, init=init, start=start, seed=seed)
-
-    tables, state, ending = logs(theta), None, Ending.COMPLETED
-    trace, seconds = [], []
-    with progress_bar(rows.n_chunks, "online", enabled=progress) as advance:
-        try:
-            for chunk in source:
-                gamma = 1.0 if state is None else (state.n_chunks + 1 + delay) ** -decay
-                after, own_R = absorb(state, chunk, tables, gamma)
-                q = at(after, n_rows or after.n_seen, prior)
-                trace.append((n_rows or after.n_seen) * own_R + prior_term(q, prior, algorithm))
-                seconds.append(time.perf_counter() - began)
-                tables = tables_at(q, algorithm)
-                state = after
-                advance()
-                if out_of_time():
-                    ending = Ending.BUDGET
-                    break
-        except KeyboardInterrupt:
-            ending = Ending.INTERRUPTED
-    if state is None:
-        raise KeyboardInterrupt
-    # A chunk that was interrupted is left out as a whole.
-    trace, seconds = trace[: state.n_chunks], seconds[: state.n_chunks]
-    q = at(state, n_rows or state.n_seen, prior)
-    tables = tables_at(q, algorithm)
-    reason = f"{ending.stopped_by}: " if ending.early else ""
-    reason += (
-        f"read {state.n_chunks} chunks of the {'stream' if rows.streamed else 'table'}, {state.n_seen} rows in all"
-    )
-    running_R = (n_rows or state.n_seen) * state.log_likelihood
-    likelihood_R = running_R if rows.streamed else expectation(counts, tables)[1]
+    problem = Problem(rows.table, rows.first, prior, K, began)
+    theta = starts(rows.first, prior, n_components=K, n_starts=n_starts, init=init, start=start, seed=seed)
+    read = _read(problem, rows, theta, algorithm, delay=delay, decay=decay, progress=progress)
+    state, ending = read.state, read.ending
+    q = at(state, rows.n_rows or state.n_seen, prior)
+    likelihood_R = (rows.n_rows or state.n_seen) * state.log_likelihood
+    if not rows.streamed:
+        likelihood_R = expectation(rows.first, tables_at(q, algorithm))[1]
     objective_R = likelihood_R + prior_term(q, prior, algorithm)
-    best, trace_TR = int(objective_R.argmax()), torch.stack(trace)
-    converged, reason = settled(trace_TR[:, best], ending, reason)
-    if rows.streamed:
-        reason += "; the objective is a running average over the stream"
-    if n_rows is None:
-        reason += ", and X is its first chunk"
+    best = int(objective_R.argmax())
+    converged, reason = settled(read.trace_TR[:, best], ending, _reason(rows, read))
     q_best = Conditionals(*(value[best] for value in q))
     many = Conditionals(*(value.expand(1, n_draws, *value.shape) for value in q_best))
-    problem = Problem(table, counts, prior, K, began)
+    each_R = torch.tensor([settled(trace_T, ending, "")[0] for trace_T in read.trace_TR.T])
     return problem.fit(
         "online",
         parameters=mode(q_best) if algorithm == "em" else mean(q_best),
         draws=None if algorithm == "em" else draw(many, rng),
         objective=objective_R[best].item(),
-        trace=trace_TR[:, best],
-        trace_seconds=torch.tensor(seconds, dtype=torch.float64),
+        trace=read.trace_TR[:, best],
+        trace_seconds=read.seconds_T,
         converged=converged,
         ending=ending,
-        reason=reason,
+        reason=reason + _caveats(rows),
         n_iter=state.n_chunks,
         settings=dict(
             algorithm=algorithm,
@@ -208,13 +172,78 @@ def online(
             n_draws=n_draws,
         ),
         seed=seed,
-        restarts=restarts_alone(
-            objective_R,
-            torch.full((len(objective_R),), state.n_chunks),
-            torch.tensor([settled(trace_T, ending, "")[0] for trace_T in trace_TR.T]),
-            trace_TR,
-        ),
+        restarts=restarts_alone(objective_R, torch.full((len(objective_R),), state.n_chunks), each_R, read.trace_TR),
     )
+
+
+def _check(algorithm: Algorithm, chunk_size: int, n_passes: int, delay: float, decay: float, n_draws: int) -> None:
+    """Raises InputError for a setting that cannot be used."""
+    check_whole(chunk_size, "chunk_size", at_least=1)
+    check_whole(n_passes, "n_passes", at_least=1)
+    check_whole(n_draws, "n_draws", at_least=1)
+    if algorithm not in get_args(Algorithm):
+        raise InputError(f"algorithm must be 'em' or 'vb', got {algorithm!r}.")
+    if not 0.5 < check_real(decay, "decay") <= 1:
+        raise InputError(f"decay must be over 0.5 and at most 1, got {decay!r}; 0.6 is usual.")
+    check_real(delay, "delay", zero=True)
+
+
+class _Read(NamedTuple):
+    """The state after the last chunk, and the way there."""
+
+    state: State
+    trace_TR: Tensor
+    seconds_T: Tensor
+    ending: Ending
+
+
+def _read(
+    problem: Problem,
+    rows: "_Rows",
+    theta: Parameters,
+    algorithm: Algorithm,
+    *,
+    delay: float,
+    decay: float,
+    progress: bool,
+) -> _Read:
+    """Reads all chunks, until Ctrl-C or the end of the budget of time; a chunk that is interrupted is left out."""
+    tables, state, ending = logs(theta), None, Ending.COMPLETED
+    trace, seconds = [], []
+    with progress_bar(rows.n_chunks, "online", enabled=progress) as advance:
+        try:
+            for chunk in rows.chunks:
+                gamma = 1.0 if state is None else (state.n_chunks + 1 + delay) ** -decay
+                after, own_R = absorb(state, chunk, tables, gamma)
+                n_rows = rows.n_rows or after.n_seen
+                q = at(after, n_rows, problem.prior)
+                trace.append(n_rows * own_R + prior_term(q, problem.prior, algorithm))
+                seconds.append(time.perf_counter() - problem.began)
+                tables = tables_at(q, algorithm)
+                state = after
+                advance()
+                if out_of_time():
+                    ending = Ending.BUDGET
+                    break
+        except KeyboardInterrupt:
+            ending = Ending.INTERRUPTED
+    if state is None:
+        raise KeyboardInterrupt
+    trace, seconds = trace[: state.n_chunks], seconds[: state.n_chunks]
+    return _Read(state, torch.stack(trace), torch.tensor(seconds, dtype=torch.float64), ending)
+
+
+def _reason(rows: "_Rows", read: _Read) -> str:
+    """Why the chunks ended, as a sentence."""
+    n_chunks, n_seen = read.state.n_chunks, read.state.n_seen
+    stopped = f"{read.ending.stopped_by}: " if read.ending.early else ""
+    return f"{stopped}read {n_chunks} chunks of the {'stream' if rows.streamed else 'table'}, {n_seen} rows in all"
+
+
+def _caveats(rows: "_Rows") -> str:
+    """What a fit of a stream does not hold."""
+    running = "; the objective is a running average over the stream" * rows.streamed
+    return running + ", and X is its first chunk" * (rows.n_rows is None)
 
 
 def is_stream(X: Any) -> bool:

@@ -118,19 +118,12 @@ def pyro_svi(
     )
     if len(theta.pi) != 1:
         raise InputError(f"start must be one point, got {len(theta.pi)}; run pyro_svi once from each of them.")
-    point = theta.at(0)
+    arguments = (problem.table.X_ND, *problem.table.X_ND.shape, problem.prior)
     with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        arguments = (problem.table.X_ND, *problem.table.X_ND.shape, problem.prior)
+        q = _guide(problem, guide, theta.at(0))
         optimiser = ClippedAdam({"lr": learning_rate, "lrd": 0.01 ** (1 / n_steps)})
-        elbo = TraceEnum_ELBO(max_plate_nesting=2, num_particles=n_particles)
-        if guide == "conjugate":
-            initial = complete_conditionals(expectation(problem.counts, logs(point))[0], problem.prior)
-            q: Any = lambda *_: conjugate_guide(initial)  # noqa: E731
-        else:
-            continuous = poutine.block(zip_mixture, expose=list(Parameters._fields))
-            q = AutoNormal(continuous, init_loc_fn=init_to_value(values=interior(point)._asdict()))
-        svi = SVI(zip_mixture, q, optimiser, elbo)
+        svi = SVI(zip_mixture, q, optimiser, TraceEnum_ELBO(max_plate_nesting=2, num_particles=n_particles))
         first = Value(torch.tensor([-svi.evaluate_loss(*arguments)], dtype=torch.float64))
         _, loop = iterate(
             lambda _: Value(torch.tensor([-svi.step(*arguments)], dtype=torch.float64)),
@@ -145,14 +138,10 @@ def pyro_svi(
         objective, error = _elbo(problem, families)
         draws = Parameters(*(family.sample((1, n_draws)) for family in families))
     trace = loop.trace_TR[:, 0]
-    means = [
-        family.mean if guide == "conjugate" else value.mean((0, 1))
-        for family, value in zip(families, draws, strict=True)
-    ]
     converged, reason = settled(trace, loop.ending, loop.reason)
     return problem.fit(
         "pyro_svi",
-        parameters=Parameters(*means),
+        parameters=Parameters(*(family.mean for family in families)) if guide == "conjugate" else _mean(draws),
         draws=draws,
         objective=objective,
         trace=trace,
@@ -173,6 +162,19 @@ def pyro_svi(
         seed=seed,
         objective_error=error,
     )
+
+
+def _guide(problem: Problem, guide: Guide, point: Parameters) -> Any:
+    """q as a Pyro guide, begun at a point."""
+    if guide == "conjugate":
+        initial = complete_conditionals(expectation(problem.counts, logs(point))[0], problem.prior)
+        return lambda *_: conjugate_guide(initial)
+    continuous = poutine.block(zip_mixture, expose=list(Parameters._fields))
+    return AutoNormal(continuous, init_loc_fn=init_to_value(values=interior(point)._asdict()))
+
+
+def _mean(draws: Parameters) -> Parameters:
+    return draws.map(lambda value: value.mean((0, 1)))
 
 
 def _elbo(problem: Problem, families: Families) -> tuple[float, float]:

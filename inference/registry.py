@@ -7,19 +7,18 @@ class About(NamedTuple):
     """What a method gives, and what it takes."""
 
     kind: Literal["point", "variational", "draws"]  # "online" is variational where it has draws
-    many_starts: bool  # several starts in one fit, of which the best is reported
-    takes_streams: bool = False  # tables larger than memory
+    all_starts: bool = False  # runs all starts of a comparison in one batch; others run one, or one per chain
     has_trace: bool = True  # an objective that changes from one iteration to the next
 
 
 ABOUT = {
-    "em": About("point", many_starts=True, takes_streams=True),
-    "pyro_map": About("point", many_starts=True),
-    "pyro_svi": About("variational", many_starts=False),
-    "pyro_nuts": About("draws", many_starts=False),
-    "cavi": About("variational", many_starts=True),
-    "online": About("variational", many_starts=True, takes_streams=True),
-    "gibbs": About("draws", many_starts=False),
-    "collapsed_gibbs": About("draws", many_starts=False),
-    "exact": About("draws", many_starts=False, has_trace=False),
+    "em": About("point", all_starts=True),
+    "pyro_map": About("point"),
+    "pyro_svi": About("variational"),
+    "pyro_nuts": About("draws"),
+    "cavi": About("variational", all_starts=True),
+    "online": About("variational"),
+    "gibbs": About("draws"),
+    "collapsed_gibbs": About("draws"),
+    "exact": About("draws", has_trace=False),
 }

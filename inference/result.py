@@ -18,10 +18,10 @@ from torch import Tensor
 from zipmix.counts.checks import InputError
 from zipmix.counts.store import Counts, Source, as_counts, as_dense
 from zipmix.counts.table import Table, as_table, default_names
-from zipmix.inference import netcdf
 from zipmix.inference.arviz import to_arviz
 from zipmix.inference.datasets import as_dataset, as_diagnostics, as_parameters, as_tensor, observations, unique
 from zipmix.inference.ending import Ending
+from zipmix.inference.netcdf import read_groups, read_record, write_groups
 from zipmix.inference.registry import ABOUT
 from zipmix.inference.restarts import Restarts
 from zipmix.models.cells import cell_mean
@@ -196,7 +196,7 @@ class Fit:
         }
         if self.restarts is not None:
             groups["restarts"] = self.restarts.as_dataset()
-        return netcdf.write(Path(path), record, groups, overwrite=overwrite)
+        return write_groups(Path(path), record, groups, overwrite=overwrite)
 
     def _draws(self) -> Parameters:
         """The draws, or the point as one chain of one draw."""
@@ -256,11 +256,11 @@ def load(path: str | Path) -> Fit:
         InputError: no such file, or not a fit of zipmix.
     """
     path = Path(path)
-    record = netcdf.read_record(path)
+    record = read_record(path)
     if record["format"] > FORMAT:
         raise InputError(f"path: {path} was saved by a newer zipmix ({record['version']}); install that version.")
     names = ["posterior", "observed_data", "diagnostics", "point", "trace"]
-    groups = netcdf.read_groups(path, names + ["restarts"] * record["has_restarts"])
+    groups = read_groups(path, names + ["restarts"] * record["has_restarts"])
     # Files of format 1 have no ending.
     ending = record.setdefault("ending", Ending.CONVERGED if record["converged"] else Ending.COMPLETED)
     plain = {name: record[name] for name in PLAIN} | {"ending": Ending(ending)}

@@ -8,6 +8,7 @@ import ast
 import os
 import shlex
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,22 @@ app = typer.Typer(
     help="Fit, check and compare the zero-inflated Poisson mixture.",
     epilog="Each command has examples: [bold]zipmix fit --help[/bold].",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"zipmix {version('zipmix')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Fit, check and compare the zero-inflated Poisson mixture."""
+
 
 Table = Annotated[
     str,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,14 @@ def test_help_is_answered_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "compare" in done.stdout
     assert "fit" in done.stdout
+
+
+def test_the_version_is_answered_without_torch() -> None:
+    code = "import sys; sys.argv = ['zipmix', '--version']\nfrom zipmix.cli import main\ntry:\n    main()\nfinally:\n"
+    code += "    assert not {'torch', 'pyro', 'pandas'} & set(sys.modules), 'heavy'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"zipmix {version('zipmix')}\n"
 
 
 @pytest.mark.parametrize("command", ["fit", "compare", "report", "simulate", "check", "coursework"])

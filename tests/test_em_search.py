@@ -16,7 +16,7 @@ import zipmix
 from zipmix import METHODS, Parameters
 from zipmix.comparison.report import write_report
 from zipmix.comparison.tables import restarts_table
-from zipmix.inference.loop import iterate, time_budget
+from zipmix.inference.loop import iterate, never, time_budget
 from zipmix.inference.search import N_MOVES, N_STARTS, SOUGHT, Race, split_and_merge
 
 PLAIN = dict(annealing=0, race=None, split_merge=0)
@@ -187,7 +187,7 @@ def test_a_run_that_cannot_beat_what_it_must_is_left_behind():
             tolerance=1e-12,
             progress=False,
             label="",
-            leaving=race.leaving,
+            leaving=race.leaving if race else never,
         )[1]
 
     loop = ran(Race(3, 5, 10.0))

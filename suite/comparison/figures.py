@@ -17,6 +17,7 @@ from torch import Tensor
 from zipmix.comparison.plates import plot_plates
 from zipmix.comparison.verdict import interval
 from zipmix.counts.store import as_dense
+from zipmix.inference.registry import ABOUT
 from zipmix.inference.restarts import Restarts
 from zipmix.inference.result import Fit
 from zipmix.models.cells import log_pmf
@@ -53,7 +54,7 @@ def plot_objective(fits: Mapping[str, Fit], ax: Axes | None = None) -> Axes:
     posterior = [f.trace.max().item() for f in fits.values() if not f.variational and f.trace.numel()]
     best = max(posterior, default=0.0)
     for number, (name, f) in enumerate(fits.items()):
-        if name == "exact":
+        if not ABOUT[name].has_trace:
             continue
         trace_T = f.trace.mean(0) if f.trace.ndim == 2 else f.trace
         if f.objective_error > 0:
@@ -258,7 +259,7 @@ def comparison_figures(comparison: "Comparison") -> dict[str, Figure]:
     c = comparison
     reference = c.fits[c.reference]
     figures = {"counts": _figure(plot_counts(c.data.X_ND, c.coclustering.rows, _axes(6.0, 3.6)))}
-    if set(c.fits) != {"exact"}:  # which has no iterations
+    if any(ABOUT[name].has_trace for name in c.fits):
         figures["objective"] = _figure(plot_objective(c.fits))
     if c.shown_restarts is not None:
         figures["restarts"] = _figure(plot_restarts(c.shown_restarts[1]))

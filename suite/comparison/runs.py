@@ -10,12 +10,10 @@ from zipmix.inference import METHODS, fit
 from zipmix.inference.cavi import cavi
 from zipmix.inference.loop import progress_bar, time_budget
 from zipmix.inference.problem import Problem
+from zipmix.inference.registry import ABOUT
 from zipmix.inference.result import Fit
 from zipmix.inference.start import Init, starts
 from zipmix.models.parameters import Parameters
-
-# Methods that run all starts in one batch; the other ones begin at the first start, or at one start per chain.
-MANY_STARTS = ("em", "cavi")
 
 # Candidates per chain among which the common starts are chosen, and passes of CAVI that choose them.
 CANDIDATES = 5
@@ -23,7 +21,7 @@ RANKING_PASSES = 50
 
 
 class Runs(NamedTuple):
-    """What became of every method."""
+    """Outcome of every method."""
 
     fits: dict[str, Fit]
     failures: dict[str, str]  # method -> what went wrong
@@ -93,7 +91,7 @@ def _starts(problem: Problem, *, n_starts: int, n_chains: int, seed: int) -> Cal
         own = inspect.signature(METHODS[method]).parameters
         if "start" not in own:
             return {}
-        if method in MANY_STARTS:
+        if ABOUT[method].all_starts:
             return {"start": many}
         return {"start": common, "n_chains": n_chains} if "n_chains" in own else {"start": first}
 
