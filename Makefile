@@ -1,5 +1,5 @@
 # make compare   sets up .venv, runs the main job, writes results/nmes1988
-# make test      sets up .venv, runs every test
+# make test      sets up .venv, runs every test; with COVERAGE=1 it fails below 90 % of branches in the engine
 # make bench     sets up .venv, writes results/benchmarks.md (twenty minutes; 6 GB of disk for a while)
 # make bench-check  measures again and fails where a ratio is over 20 % worse than the one in results/benchmarks.json
 # The first two do again only what a change calls for; `make -B test` runs the tests again.
@@ -32,7 +32,15 @@ test: $(VENV)/tested
 
 $(VENV)/tested: $(VENV)/installed $(checks)
 	@echo "==> running every test (about a quarter of an hour)"
+ifdef COVERAGE
+	$(BIN)/python -m coverage run -m pytest
+	@for folder in counts models inference; do \
+		echo "==> branches of $$folder/ that the tests cover"; \
+		$(BIN)/python -m coverage report --fail-under=90 --include="*/zipmix/$$folder/*" || exit 1; \
+	done
+else
 	$(BIN)/python -m pytest
+endif
 	@touch $@
 
 browser: $(VENV)/installed $(VENV)/browser

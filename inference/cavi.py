@@ -93,15 +93,8 @@ def cavi(
     check_whole(max_iter, "max_iter", at_least=1)
     check_real(tolerance, "tolerance", zero=True)
     check_whole(n_draws, "n_draws", at_least=1)
-    theta = starts(
-        problem.counts,
-        problem.prior,
-        n_components=problem.n_components,
-        n_starts=n_starts,
-        init=init,
-        start=start,
-        seed=seed,
-    )
+    counts, K = problem.counts, problem.n_components
+    theta = starts(counts, problem.prior, n_components=K, n_starts=n_starts, init=init, start=start, seed=seed)
     # Passes merge equal rows; starts draw from all rows.
     passes = problem._replace(counts=distinct(problem.counts))
     statistics, _ = expectation(passes.counts, logs(theta))

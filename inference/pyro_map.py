@@ -90,15 +90,8 @@ def pyro_map(
     if batch_size is not None:
         check_whole(batch_size, "batch_size", at_least=1)
         batch_size = min(batch_size, len(problem.table.X_ND))
-    theta = starts(
-        problem.counts,
-        problem.prior,
-        n_components=problem.n_components,
-        n_starts=n_starts,
-        init=init,
-        start=start,
-        seed=seed,
-    )
+    counts, K = problem.counts, problem.n_components
+    theta = starts(counts, problem.prior, n_components=K, n_starts=n_starts, init=init, start=start, seed=seed)
     ascents: list[Ascent] = []
     for point in zip(*theta, strict=True):
         rough, loop = _adam(problem, Parameters(*point), n_adam, learning_rate, batch_size, seed, progress)

@@ -107,15 +107,8 @@ def pyro_svi(
     for name, value in (("n_steps", n_steps), ("n_particles", n_particles), ("n_draws", n_draws)):
         check_whole(value, name, at_least=1)
     check_real(learning_rate, "learning_rate")
-    theta = starts(
-        problem.counts,
-        problem.prior,
-        n_components=problem.n_components,
-        n_starts=1,
-        init=init,
-        start=start,
-        seed=seed,
-    )
+    counts, K = problem.counts, problem.n_components
+    theta = starts(counts, problem.prior, n_components=K, n_starts=1, init=init, start=start, seed=seed)
     if len(theta.pi) != 1:
         raise InputError(f"start must be one point, got {len(theta.pi)}; run pyro_svi once from each of them.")
     arguments = (problem.table.X_ND, *problem.table.X_ND.shape, problem.prior)

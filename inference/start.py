@@ -33,6 +33,9 @@ SEEDING_ROWS = 5_000
 CANDIDATES = 10
 ROUNDS = 10
 
+# Relative difference of log likelihoods up to which candidates are equal.
+TIE = 1e-10
+
 
 def starts(
     counts: Counts,
@@ -84,8 +87,10 @@ def _small_em(counts: Counts, passes: Counts, prior: Prior, n_components: int, r
     theta = _partition_means(counts, prior, n_components, [rng] * CANDIDATES)
     for _ in range(ROUNDS):
         theta = mean(complete_conditionals(expectation(passes, logs(theta))[0], prior))
-    best = int(expectation(passes, logs(theta))[1].argmax())
-    return theta.at(best)
+    value_R = expectation(passes, logs(theta))[1]
+    # The first of those that are equal but for rounding, so that every form of a table has the same starts.
+    highest = value_R.max()
+    return theta.at(int((value_R >= highest - TIE * (1 + highest.abs())).int().argmax()))
 
 
 def _partition_means(counts: Counts, prior: Prior, n_components: int, rngs: list[np.random.Generator]) -> Parameters:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array, issparse
 
-from zipmix import METHODS, Fit, Parameters, Prior, fit, load, simulate
+from zipmix import METHODS, Fit, Parameters, Prior, fit, load, log_posterior, simulate
 from zipmix.counts.store import as_counts
 from zipmix.inference.diagnostics import ess
 from zipmix.inference.problem import pose
@@ -261,8 +261,25 @@ def test_duplicated_data_is_doubled_statistics(method):
         expected = mode(complete_conditionals(doubled(logs(start)), prior))
     else:
         return
+    heaviest_first = expected.pi.argsort(descending=True)
     for value, by_hand in zip(found.parameters, expected, strict=True):
-        torch.testing.assert_close(value, by_hand, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(value, by_hand[heaviest_first], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_components_come_heaviest_first(method):
+    """With their own rates and draws: nothing but their order is changed; under unequal alpha that stays too."""
+    fitted = tiny(table(n=9), 3, method)
+    assert (fitted.parameters.pi.diff() <= 0).all()
+    objective = log_posterior(table(n=9), fitted.parameters)
+    if fitted.variational:
+        torch.testing.assert_close(fitted.draws.pi.mean((0, 1)), fitted.parameters.pi, rtol=0.0, atol=0.2)
+    elif method != "online":
+        assert fitted.objective == pytest.approx(objective.item(), rel=1e-8)
+    alpha = torch.tensor([1.0, 1.5, 9.0])
+    unequal = tiny(table(n=9), 3, method, prior=Prior(alpha=alpha))
+    if unequal.draws is None or unequal.variational:
+        assert unequal.parameters.pi.argmax() == 2
 
 
 @pytest.mark.parametrize("method", METHODS)
