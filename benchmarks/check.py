@@ -35,14 +35,14 @@ def check(committed: dict[str, Any], cases: dict[str, Callable[[], Outcome]]) ->
             now = {what: max(value, again[what]) for what, value in now.items()}
         lines += outcome.left_out
         for old in then:
-            told = f"{name}: {old.what}: "
+            line = f"{name}: {old.what}: "
             if old.what in now:
                 gone = lost(now[old.what], old)
-                told += f"{now[old.what]:.2f} now, {old.measured:.2f} on record"
+                line += f"{now[old.what]:.2f} now, {old.measured:.2f} on record"
             else:
                 gone = not any(old.what.endswith(sentence.split(": left out")[0]) for sentence in outcome.left_out)
-                told += f"not measured now, {old.measured:.2f} on record"
-            lines.append(f"{'LOST' if gone else 'kept' if old.what in now else 'none'}  {told}")
+                line += f"not measured now, {old.measured:.2f} on record"
+            lines.append(f"{'LOST' if gone else 'kept' if old.what in now else 'none'}  {line}")
             kept = kept and not gone
     return lines, kept
 

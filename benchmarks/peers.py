@@ -1,6 +1,6 @@
 """What other programs do for one pass over a table: one iteration of EM, or one gradient of the enumerated density.
 
-Each function makes its program ready at a given point, outside of any timing, and hands out the call that is timed. A
+Each function makes its program ready at a given point, outside of any timing, and returns the call that is timed. A
 program that is not installed raises ModuleNotFoundError.
 """
 

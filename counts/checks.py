@@ -6,7 +6,7 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """What the user handed over cannot be used; the message says what was got and what is allowed."""
+    """Invalid input; the message says what was got and what is allowed."""
 
 
 class UnknownSetting(InputError, TypeError):

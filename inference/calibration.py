@@ -246,7 +246,7 @@ def geweke(
 def uniformity(rank_R: Tensor, n_ranks: int) -> float:
     """p-value of the hypothesis that ranks are uniform on 0..n_ranks - 1, from simultaneous bands of their ECDF.
 
-    The ECDF is looked at where it should be 1/n_ranks, 2/n_ranks, ...; its least likely value, by the tail of a
+    The ECDF is evaluated where it should be 1/n_ranks, 2/n_ranks, ...; its least likely value, by the tail of a
     Binomial distribution, is the statistic (Sailynoja et al., 2022, section 2.2).
 
     Args:

@@ -84,7 +84,8 @@ def cavi(
         tolerance: relative gain of the ELBO at which a start has converged.
         n_draws: S, draws of the final q to keep.
     Returns:
-        parameters: the mean of q; draws (1, S, ...) from q; objective: the ELBO; `restarts` tells of all starts.
+        parameters: the mean of q; draws (1, S, ...) from q; objective: the ELBO; `restarts`: the outcome of all
+        starts.
     Raises:
         InputError: data, prior or settings that cannot be used.
     """

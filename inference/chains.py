@@ -1,4 +1,4 @@
-"""What every sampler shares: where its chains begin, what it hands back, and whether the chains agree."""
+"""What every sampler shares: where its chains begin, the fit it returns, and whether the chains agree."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -142,7 +142,7 @@ def run(
 
 
 def agreement(lp_CS: Tensor, loop: Loop) -> tuple[bool, str]:
-    """Whether the chains agree, and why the run ended, in words.
+    """Whether the chains agree, and why the run ended, as a sentence.
 
     Args:
         lp_CS: log posterior of the draws that are kept.

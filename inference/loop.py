@@ -217,7 +217,7 @@ def settled(trace: Tensor, ending: Ending, reason: str) -> tuple[bool, str]:
 
 @contextmanager
 def progress_bar(total: int | None, label: str, *, enabled: bool) -> Iterator[Callable[[], None]]:
-    """A bar on stderr with time left, where the total is known; the callable it hands out advances it by one."""
+    """A bar on stderr with time left, where the total is known; the callable that it yields advances it by one."""
     with bar(total, label, enabled=enabled) as advance:
         yield lambda: advance(1)
 

@@ -1,6 +1,6 @@
 """MAP by autodiff, from the Pyro program alone: the cross-check of EM.
 
-AutoDelta, z and b enumerated out (Pyro's TraceEnum_ELBO), is climbed by Adam, on mini-batches if asked, and then
+AutoDelta, z and b enumerated out (Pyro's TraceEnum_ELBO), is climbed by Adam, on mini-batches on request, and then
 polished by L-BFGS (Byrd, Lu, Nocedal and Zhu, 1995, by scipy) on the program's log p(X, Theta | prior) in unconstrained
 coordinates. The density is that of Theta itself, with no Jacobian, so that the optimum is the one that EM finds.
 """
@@ -73,11 +73,11 @@ def pyro_map(
         n_starts: R >= 1.
         n_adam: steps of Adam before L-BFGS takes over; 0 leaves them out.
         learning_rate: of Adam, > 0.
-        batch_size: rows that a step of Adam looks at, drawn anew each time (`pyro.plate` with a subsample); None looks
-            at all of them. L-BFGS always does.
+        batch_size: rows of a step of Adam, drawn anew each time (`pyro.plate` with a subsample); None: all rows. L-BFGS
+            always uses all.
         max_iter: most iterations of L-BFGS.
     Returns:
-        The fit of the best start; `restarts` tells of all of them.
+        The fit of the best start; `restarts` holds the outcome of all.
     Raises:
         InputError: data, prior or settings that cannot be used, or a prior without a MAP.
     """

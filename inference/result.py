@@ -1,4 +1,4 @@
-"""Fit: the one frozen result of every method, and what can be asked of it.
+"""Fit: the one frozen result of every method, and its predictions, files and ArviZ data.
 
 Beliefs are never stored: they are computed from the parameters that the fit holds, so the two always belong together.
 """

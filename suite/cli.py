@@ -1,7 +1,7 @@
 """The command line: `zipmix fit`, `compare`, `report`, `simulate`, `check`, `coursework`.
 
-Heavy imports stand inside the commands, so that `zipmix --help` answers at once. What the user hands over and cannot be
-used is told in one sentence on stderr, with exit status 2.
+Heavy imports stand inside the commands, so that `zipmix --help` answers at once. Invalid input
+ends with one sentence on stderr and exit status 2.
 """
 
 import ast

@@ -22,18 +22,18 @@ PRINTED_HEADERS = ("method", "log posterior", "gap (nats)", "ELBO", "matched", "
 
 
 def refuse_files(paths: Sequence[Path | None], *, overwrite: bool) -> None:
-    """Refuses files that cannot be written, before any work is done; None stands for a file that is not asked for.
+    """Refuses files that cannot be written, before any work is done; None stands for a file that is not requested.
 
     Raises:
         InputError: one exists or is a folder, its folder cannot be written, or two are the same.
     """
-    asked = [path for path in paths if path is not None]
-    for number, path in enumerate(asked):
+    requested = [path for path in paths if path is not None]
+    for number, path in enumerate(requested):
         if path.is_dir():
             raise InputError(f"{path} is a folder; give the name of a file.")
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists already; choose another name, or add --overwrite.")
-        if path.resolve() in [other.resolve() for other in asked[:number]]:
+        if path.resolve() in [other.resolve() for other in requested[:number]]:
             raise InputError(f"{path} is to be written twice; give each file a name of its own.")
         _refuse_place(path)
 

@@ -42,7 +42,7 @@ SHAPES = 'K, D = params_state["omega_KD"].shape\n'
     [
         ("x = 1\nreturn 1 / 0", "solution.py, line 5: raises ZeroDivisionError: division by zero"),
         ("return data['X']", "solution.py, line 4: raises KeyError: 'X'"),
-        ("return None", "returns None where a dictionary with pi_K, omega_KD, lambd_KD is asked for"),
+        ("return None", "returns None where a dictionary with pi_K, omega_KD, lambd_KD is required"),
         ("return {'pi_K': 1}", "returns a dictionary without omega_KD; it has pi_K"),
         (
             "return dict(params_state, pi_K=params_state['omega_KD'])",
@@ -164,7 +164,7 @@ def test_other_argument_names_are_a_finding(tmp_path: Path) -> None:
     assert "expected" not in (
         text := str(zipmix.check(m_step=lambda X, theta: theta, quick=True)["m_step"].findings[0].lines)
     )
-    assert "has the arguments (X, theta) where (data, belief_state, params_state, hyperparams) are asked for" in text
+    assert "has the arguments (X, theta) where (data, belief_state, params_state, hyperparams) are required" in text
 
 
 def test_a_file_that_fails_after_its_functions_is_wrong_and_they_are_checked(tmp_path: Path) -> None:

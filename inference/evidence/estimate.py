@@ -11,7 +11,7 @@ class Evidence(NamedTuple):
 
     log_evidence: float
     error: float  # Monte-Carlo standard error
-    reason: str  # how it was found, and whether it can be trusted, in words
+    reason: str  # how it was found, and whether it can be trusted
 
 
 def doubt(error: float, terms: str) -> str:

@@ -244,7 +244,7 @@ def _pose(X: Any, n_components: int, prior: Prior) -> Problem:
 
 
 def _cost(N: int, D: int, K: int, *, symmetric: bool) -> tuple[int, str]:
-    """Terms of the sums (a lower bound beyond 200 rows), and what they run over, in words."""
+    """Terms of the sums (a lower bound beyond 200 rows), and what they run over, for the message."""
     rows = min(N, 200)
     if symmetric:
         # Stirling numbers of the second kind: partitions of the rows so far into exactly k blocks.

@@ -110,7 +110,7 @@ def _one_thread() -> Iterator[None]:
 
 def _source(solution: Any, functions: Mapping[str, Callable[..., Any]]) -> Any:
     if solution is None and not functions:
-        raise InputError("solution: there is nothing to check; name a file or hand over functions: check(m_step=...).")
+        raise InputError("solution: there is nothing to check; name a file or pass functions: check(m_step=...).")
     if isinstance(solution, (str, Path)):
         if functions:
             raise InputError("solution: check a file or functions at hand, not both in one call.")
@@ -124,7 +124,7 @@ def _source(solution: Any, functions: Mapping[str, Callable[..., Any]]) -> Any:
     elif solution is not None:
         raise InputError(
             f"solution must be a path, a module or a dictionary of functions, got {type(solution).__name__}; "
-            "functions are handed over by name: check(m_step=...)."
+            "functions are passed by name: check(m_step=...)."
         )
     known = {key: value for key, value in given.items() if key in ITEMS and callable(value)}
     return from_functions(known | dict(functions), name)
@@ -178,7 +178,7 @@ class _Examiner:
     def __init__(self, worker: Worker, item: Item, found: Found, reveal: bool):
         self._worker, self._item, self._found, self._reveal = worker, item, found, reveal
         self._own = False  # the project's functions replace the solution's other ones
-        self._single = False  # tensors are handed over in float64
+        self._single = False  # tensors are passed in float64
 
     def report(self, problems: Sequence[Problem]) -> ItemReport:
         """All problems that suit the item, and what they show."""
@@ -201,7 +201,7 @@ class _Examiner:
     def _all(self, problems: Sequence[Problem]) -> list[Trial]:
         trials = [self._try(problems[0])]
         if trials[0].answer.error_name not in ("", "timeout", "ended") and not self._single:
-            # Mixing in tensors of torch's default type fails on float64; such a solution is asked in float32.
+            # Mixing in tensors of torch's default type fails on float64; such a solution is called in float32.
             self._single = True
             again = self._try(problems[0])
             self._single = not again.answer.error
@@ -247,8 +247,8 @@ class _Examiner:
             if missed:
                 worst, _ = max(missed, key=lambda pair: pair[1].excess)
                 finding = self._wrong(output, worst, trials)
-                # One mistake is told once, by the first output that shows it.
-                if finding.mistake is None or finding.mistake not in [told.mistake for told in findings]:
+                # A mistake is reported once, by the first output that shows it.
+                if finding.mistake is None or finding.mistake not in [known.mistake for known in findings]:
                     findings.append(finding)
         return findings
 

@@ -1,4 +1,4 @@
-"""What a check of one function is made of: what it is asked, how its answer is read, and what must hold of it."""
+"""What a check of one function is made of: its arguments, how its answer is read, and what must hold of it."""
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -13,7 +13,7 @@ Answers = dict[str, Tensor]
 
 
 class Malformed(ValueError):
-    """What a function returned has not the form that is asked for."""
+    """A function returned a value that does not have the required form."""
 
 
 class Property(NamedTuple):
@@ -64,7 +64,7 @@ def some(names: Iterable[str]) -> Callable[[Problem], dict[str, Any]]:
 
 
 def always(right: Callable[[Problem], Answers]) -> Callable[[Problem, Answers], Answers]:
-    """What must hold whatever was answered; worked out once for each problem."""
+    """What must hold of any answer; computed once for each problem."""
     once = lru_cache(maxsize=128)(right)
     return lambda problem, _: once(problem)
 
@@ -87,7 +87,7 @@ def tensor(value: Any, shape: tuple[int, ...], name: str) -> Tensor:
     if shape == () and found.numel() == 1:
         found = found.reshape(())
     if found.shape != shape:
-        raise Malformed(f"returns {name} of shape {tuple(found.shape)} where {shape} is asked for")
+        raise Malformed(f"returns {name} of shape {tuple(found.shape)} where {shape} is required")
     return found
 
 
@@ -95,13 +95,13 @@ def read_dictionary(shapes: Callable[[Problem], dict[str, tuple[int, ...]]]) -> 
     """What reads a dictionary of tensors."""
 
     def read(problem: Problem, value: Any) -> Answers:
-        asked = shapes(problem)
+        required = shapes(problem)
         if not isinstance(value, dict):
-            raise Malformed(f"returns {kind_of(value)} where a dictionary with {', '.join(asked)} is asked for")
-        for name in asked:
+            raise Malformed(f"returns {kind_of(value)} where a dictionary with {', '.join(required)} is required")
+        for name in required:
             if name not in value:
                 raise Malformed(f"returns a dictionary without {name}; it has {', '.join(value) or 'no keys'}")
-        return {name: tensor(value[name], shape, name) for name, shape in asked.items()}
+        return {name: tensor(value[name], shape, name) for name, shape in required.items()}
 
     return read
 
@@ -111,14 +111,14 @@ def read_value(shape: Callable[[Problem], tuple[int, ...]]) -> Callable[[Problem
 
     def read(problem: Problem, value: Any) -> Answers:
         if isinstance(value, (dict, str)) or value is None:
-            raise Malformed(f"returns {kind_of(value)} where a tensor is asked for")
+            raise Malformed(f"returns {kind_of(value)} where a tensor is required")
         return {"value": tensor(value, shape(problem), "a tensor")}
 
     return read
 
 
 def kind_of(value: Any) -> str:
-    """A returned value in words."""
+    """A returned value, described."""
     return {"NoneType": "None", "dict": "a dictionary", "list": "several values", "str": "text"}.get(
         type(value).__name__, "a tensor" if isinstance(value, Tensor) else f"a value of type {type(value).__name__}"
     )

@@ -178,7 +178,7 @@ def _ask_em(problem: Problem) -> dict[str, Any]:
 
 def _read_em(problem: Problem, value: Any) -> Answers:
     if not isinstance(value, list) or len(value) != 3:
-        raise Malformed(f"returns {kind_of(value)} where (params_state, belief_state, elbo_vals) is asked for")
+        raise Malformed(f"returns {kind_of(value)} where (params_state, belief_state, elbo_vals) is required")
     params = read_dictionary(_params_shapes)(problem, value[0])
     beliefs = read_dictionary(_belief_shapes)(problem, value[1])
     values = value[2]

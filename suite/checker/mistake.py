@@ -47,7 +47,7 @@ def mistake(items: str, sentence: str) -> Callable[[Callable[..., Any]], Callabl
 
     Args:
         items: the functions of a solution in which the mistake is made, with spaces between.
-        sentence: what the mistake is, in words.
+        sentence: what the mistake is.
     """
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:

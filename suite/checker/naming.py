@@ -23,7 +23,7 @@ def name_mistake(item: Item, output: str, found: Sequence[tuple[Problem, Answers
     """The mistake that gives these answers, or None.
 
     Args:
-        item: the function that was asked.
+        item: the function that was called.
         output: which of its outputs is wrong.
         found: problems and the outputs on each.
         single: whether the answers are float32.

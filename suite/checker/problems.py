@@ -19,7 +19,7 @@ GRID = 1024
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One drawn problem; what a function is asked about is a part of it."""
+    """One drawn problem; the arguments of a function are a part of it."""
 
     kind: str
     X_ND: Tensor  # (N, D) counts

@@ -14,13 +14,13 @@ class Finding:
     """One thing that is wrong."""
 
     kind: str  # "wrong": an answer that is not right; "error": none that can be judged; "empty": not written yet
-    sentence: str  # the property that fails, or what went wrong, in words
+    sentence: str  # the property that fails, or the error, as a sentence
     where: str  # file or cell, and line
     output: str = ""  # which output, e.g. omega_KD
     formula: str = ""  # the property as a formula with its equation numbers
     index: tuple[int, ...] = ()  # of the worst entry
     difference: float = 0.0  # relative, at that entry; infinite for NaN and the like
-    off: str = ""  # the difference in words
+    off: str = ""  # the difference as a phrase
     got: float | None = None  # with reveal only
     expected: float | None = None  # with reveal only
     sizes: tuple[int, int, int] | None = None  # N, D, K of the smallest problem that shows it

@@ -158,7 +158,7 @@ def where(function: Callable[..., Any]) -> str:
 
 
 def place(file_name: str, line: int) -> str:
-    """A place in words; only the last part of a path is shown."""
+    """A place in the source, for messages; only the last part of a path is shown."""
     cell = re.search(r"ipykernel_\d+|^<ipython-input-(\d+)", file_name)
     if cell:
         return f"notebook cell, line {line}"

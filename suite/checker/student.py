@@ -146,7 +146,7 @@ def _fit_arguments(
         signature.bind(**dict.fromkeys(used))
     except TypeError:
         given, asked = ", ".join(map(str, signature.parameters.values())), ", ".join(required)
-        return used, f"has the arguments ({clean(given)}) where ({asked}) are asked for, by these names"
+        return used, f"has the arguments ({clean(given)}) where ({asked}) are required, by these names"
     return used, ""
 
 
@@ -210,8 +210,8 @@ def log_densities(distribution: Any, points: list[Tensor]) -> Any:
         Unfit: it is no distribution.
     """
     if not callable(getattr(distribution, "log_prob", None)):
-        raise Unfit(f"returns a value of type {type(distribution).__name__} where a torch distribution is asked for")
-    # Points at the edge of the support are asked about on purpose.
+        raise Unfit(f"returns a value of type {type(distribution).__name__} where a torch distribution is required")
+    # Points at the edge of the support are tried on purpose.
     base = distribution
     while base is not None:
         base._validate_args = False
@@ -234,7 +234,7 @@ def pack(value: Any) -> Any:
             return pack(value.tolist())
         if value.dtype.kind not in "fiub":
             kind = "complex numbers" if value.dtype.kind == "c" else f"an array of {value.dtype}"
-            raise Unfit(f"returns {kind} where real numbers are asked for")
+            raise Unfit(f"returns {kind} where real numbers are required")
         # torch has no unsigned numbers but bytes.
         plain = np.ascontiguousarray(value, dtype=np.float64 if value.dtype.kind == "u" else None)
         return plain.dtype.str, value.shape, plain.tobytes()

@@ -87,7 +87,7 @@ class Worker:
     def _start(self) -> Loaded:
         loaded = self._try_start()
         if isinstance(loaded, Gone) and not self._definitions_only:
-            # The file itself does not come to an end; its functions can be looked at all the same.
+            # The file itself does not come to an end; its functions can be checked all the same.
             self._definitions_only = True
             again = self._try_start()
             if isinstance(again, Loaded):
@@ -132,7 +132,7 @@ class Worker:
             points: where to evaluate the log density of the distribution that it returns; None for a plain value.
             own: whether the solution's other functions stand, or the project's own replace them.
             noisy: whether the ELBO that the function calls is made to round as float32 sums do.
-            single: whether tensors are handed over in float32.
+            single: whether tensors are passed in float32.
         """
         if self._process is None:
             again = self._start()

@@ -39,7 +39,7 @@ from zipmix.models.posterior import log_posterior_at
 
 DEFAULT_METHODS = ("em", "pyro_map", "cavi", "pyro_svi", "gibbs")
 
-# Rows of a co-clustering matrix that are kept; more cannot be told apart in a figure.
+# Rows of a co-clustering matrix that are kept; more cannot be distinguished in a figure.
 COCLUSTERED_ROWS = 300
 
 
@@ -87,7 +87,7 @@ class Comparison(NamedTuple):
     prior: Prior
     seed: int
     fits: dict[str, Fit]
-    failures: dict[str, str]  # method -> what went wrong
+    failures: dict[str, str]  # method -> the error
     matched: dict[str, Parameters]  # method -> its point, components in the order of the reference
     matched_draws: dict[str, Parameters]
     summaries: tuple[Summary, ...]
@@ -104,7 +104,7 @@ class Comparison(NamedTuple):
     seconds: float
 
     @property
-    def shown_restarts(self) -> tuple[str, Restarts] | None:
+    def restarts_to_plot(self) -> tuple[str, Restarts] | None:
         """The method whose restarts are shown, the reference or else the first that had several, and these."""
         found = {name: f.restarts for name, f in self.fits.items() if f.restarts and len(f.restarts.objective_R) > 1}
         name = self.reference if self.reference in found else next(iter(found), None)
@@ -142,7 +142,7 @@ def compare(
         n_chains: chains of the samplers.
         settings: further settings per method, {"gibbs": {"n_draws": 2000}}.
         held_out: share of the rows on which a second fit of every method is scored, in [0, 0.5]; 0: none is made.
-        budget: seconds of wall time for each fit, > 0: iterations end there, and the method hands back what it has.
+        budget: seconds of wall time for each fit, > 0: iterations end there, and the method returns what it has.
             None sets no limit.
         progress: whether to show progress bars.
     Returns:
@@ -183,9 +183,9 @@ def compare(
         scores = {name: score(fitted, parts) for name, fitted in trained.fits.items()}
         failures |= {f"{name} (held out)": why for name, why in trained.failures.items()}
 
-    asked = dict(methods=tuple(methods), prior=prior, seed=seed, n_starts=n_starts, n_chains=n_chains)
-    asked |= dict(settings=settings, held_out=held_out, budget=budget)
-    command = ", ".join(["X", str(n_components), *(f"{name}={value!r}" for name, value in asked.items())])
+    arguments = dict(methods=tuple(methods), prior=prior, seed=seed, n_starts=n_starts, n_chains=n_chains)
+    arguments |= dict(settings=settings, held_out=held_out, budget=budget)
+    command = ", ".join(["X", str(n_components), *(f"{name}={value!r}" for name, value in arguments.items())])
     return assemble(
         data,
         fits,

@@ -261,8 +261,8 @@ def comparison_figures(comparison: "Comparison") -> dict[str, Figure]:
     figures = {"counts": _figure(plot_counts(c.data.X_ND, c.coclustering.rows, _axes(6.0, 3.6)))}
     if any(ABOUT[name].has_trace for name in c.fits):
         figures["objective"] = _figure(plot_objective(c.fits))
-    if c.shown_restarts is not None:
-        figures["restarts"] = _figure(plot_restarts(c.shown_restarts[1]))
+    if c.restarts_to_plot is not None:
+        figures["restarts"] = _figure(plot_restarts(c.restarts_to_plot[1]))
     figures["coclustering"] = _coclustering_figure(c)
     figures["forest"] = _forest_figure(c)
     figures["zeros"] = _figure(plot_zeros(c.zeros.observed_D, c.zeros.predicted, c.zeros.intervals, c.data.names))

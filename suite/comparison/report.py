@@ -251,10 +251,10 @@ def draw(figures: Callable[[], dict[str, "Figure"]], folder: Path) -> dict[str, 
 
 
 def _alternatives(c: Comparison) -> dict[str, str]:
-    """Figures in words and numbers, for readers who do not see them."""
+    """Descriptions of the figures, for readers who do not see them."""
     gaps = ", ".join(f"{row.method} {row.gap:.2g}" for row in c.summaries)
     times = ", ".join(f"{row.method} {row.seconds:.2f} s" for row in c.summaries)
-    method, restarts = c.shown_restarts or ("", None)
+    method, restarts = c.restarts_to_plot or ("", None)
     largest = {name: (share - c.zeros.observed_D).abs().max().item() for name, share in c.zeros.predicted.items()}
     zeros = ", ".join(f"{name} {gap:.3f}" for name, gap in largest.items())
     shares = ", ".join(f"{name} {x:.3f}" for name, x in zip(c.data.names, c.zeros.observed_D.tolist(), strict=True))

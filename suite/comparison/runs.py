@@ -24,7 +24,7 @@ class Runs(NamedTuple):
     """Outcome of every method."""
 
     fits: dict[str, Fit]
-    failures: dict[str, str]  # method -> what went wrong
+    failures: dict[str, str]  # method -> the error
     memory: dict[str, int]  # method -> bytes
 
 
@@ -49,7 +49,7 @@ def run_methods(
         n_starts: starts of the methods that take many.
         n_chains: chains of the samplers.
         seed: of everything.
-        budget: seconds after which a method hands back what it has; None sets no limit.
+        budget: seconds after which a method returns what it has; None sets no limit.
         label: what the progress bar says.
         progress: whether to show it.
     """
@@ -65,8 +65,8 @@ def run_methods(
                 with peak_memory() as peak, time_budget(budget):
                     fits[name] = fit(X_ND, K, name, prior=prior, seed=seed, **own)
                 memory[name] = peak.bytes
-            except KeyboardInterrupt:  # inside its iterations a method hands back what it has; here it had nothing yet
-                failures[name] = "interrupted by the user before there was anything to hand back"
+            except KeyboardInterrupt:  # inside its iterations a method returns what it has; here it had nothing yet
+                failures[name] = "interrupted by the user before it had any result"
             except Exception as error:  # whatever one method does, the others are still worth their time
                 failures[name] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             advance()

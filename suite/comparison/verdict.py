@@ -27,7 +27,7 @@ DISAGREEING_RHAT = 1.05
 
 
 class Verdict(NamedTuple):
-    """What the comparison found, in words and digits."""
+    """What the comparison found, in sentences."""
 
     density_digits: float | None  # hand-derived against autodiff log posterior at the MAP
     gradient: float | None  # largest gradient of the Pyro program's log posterior at EM's end, per row of data

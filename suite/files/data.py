@@ -24,7 +24,7 @@ class Data(NamedTuple):
     X: Tensor | csr_array  # (N, D) counts, NaN where missing; float64 where dense
     names: tuple[str, ...]  # D names of columns
     labels: tuple[str, ...] | None  # N known groups of the rows, where there are any
-    source: str  # in words
+    source: str  # where they come from, as a phrase
     row_names: tuple[str, ...] | None = None  # N names of rows, where the table has them
 
     @property

@@ -167,7 +167,7 @@ def _h5ad(path: Path, progress: bool) -> Shard:
                 cells = slice(int(indptr[0]), int(indptr[-1]))
                 parts = (X["data"][cells], X["indices"][cells], indptr - indptr[0])
                 block = csr_array(parts, shape=(stop - start, n_columns))
-                # SciPy trusts what it is not asked to check, and would read outside of its memory.
+                # SciPy trusts what it does not check, and would read outside of its memory.
                 block.check_format(full_check=True)
                 yield as_csr(block)
 

@@ -67,7 +67,7 @@ class Cell(NamedTuple):
 class Key(NamedTuple):
     """A key of the study file."""
 
-    allowed: str  # in words
+    allowed: str  # for the message
     usable: Callable[[Any], bool]
     default: Any  # None: the key must be given, or stands for nothing
 

@@ -72,50 +72,52 @@ def render(summary: Summary, record: dict[str, Any], pictures: dict[str, str]) -
 
 
 def sentences(summary: Summary) -> list[str]:
-    """What the study found, in words and digits."""
+    """What the study found, in sentences."""
     ran = [one for one in summary.outcomes if one.state != "not run"]
-    told = []
+    sentences = []
     ranked = sorted(
         (row for row in summary.standings if row.mean_rank is not None), key=lambda row: row.mean_rank or 0.0
     )
     if ranked:
         order = ", ".join(f"{row.method} {row.mean_rank:.2f}" for row in ranked)
-        told.append(f"Mean rank by log posterior over {len(ran)} cells, 1 is best: {order}.")
+        sentences.append(f"Mean rank by log posterior over {len(ran)} cells, 1 is best: {order}.")
     timed = [row for row in summary.standings if row.n_reached]
     if timed:
         fast = ", ".join(
             f"{row.method} in {row.n_reached} of {row.n_runs} ({number(row.seconds_to_best, '.2g') or '?'} s)"
             for row in sorted(timed, key=lambda row: (-row.n_reached, row.seconds_to_best or 0.0))
         )
-        told.append(f"Within {REACHED} nat of the best optimum known, and the median time to it: {fast}.")
+        sentences.append(f"Within {REACHED} nat of the best optimum known, and the median time to it: {fast}.")
         never = [row.method for row in summary.standings if not row.n_reached and row.n_failed < row.n_runs]
         if never:
-            told.append(
+            sentences.append(
                 f"Never within {REACHED} nat: {', '.join(never)}; samplers draw from the posterior and seek no optimum."
             )
     digits = [one.density_digits for one in ran if one.density_digits is not None]
     if digits:
-        told.append(
+        sentences.append(
             "Hand derivation and autodiff agree on log p(X, Theta) at EM's optimum to at least "
             f"{min(digits):.1f} digits in all of {len(digits)} cells."
         )
     same = [one.map_digits >= SAME_DIGITS for one in ran if one.map_digits is not None]
     if same:
-        told.append(
+        sentences.append(
             f"From the same start, EM and autodiff MAP ended at the same optimum in {sum(same)} of {len(same)} cells."
         )
     failed = [f"{row.method} {row.n_failed}" for row in summary.standings if row.n_failed]
     if failed:
-        told.append(f"Failed, and ranked last there: {', '.join(failed)}.")
+        sentences.append(f"Failed, and ranked last there: {', '.join(failed)}.")
     unsettled = [
         f"{row.method} {row.n_not_converged} of {row.n_runs}" for row in summary.standings if row.n_not_converged
     ]
     if unsettled:
-        told.append(f"Not converged: {', '.join(unsettled)}.")
+        sentences.append(f"Not converged: {', '.join(unsettled)}.")
     left = len(summary.outcomes) - len(ran)
     if left:
-        told.append(f"{left} of {len(summary.outcomes)} cells are not run yet; run the same command again to go on.")
-    return told
+        sentences.append(
+            f"{left} of {len(summary.outcomes)} cells are not run yet; run the same command again."
+        )
+    return sentences
 
 
 def methods_table(summary: Summary) -> TextTable:
@@ -209,7 +211,7 @@ def name_of(outcome: Outcome) -> str:
 
 
 def alternatives(summary: Summary) -> dict[str, str]:
-    """Figures in words and numbers, for readers who do not see them."""
+    """Descriptions of the figures, for readers who do not see them."""
     gaps = ", ".join(
         f"{row.method} {number(worst, '.2g') or 'none'}"
         for row in summary.standings

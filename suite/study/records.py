@@ -1,4 +1,4 @@
-"""The record that a cell leaves: what it was asked for, why it failed, its traces and its warm-up."""
+"""The record that a cell leaves: its request, why it failed, its traces and its warm-up."""
 
 import json
 from importlib.metadata import version

@@ -1,7 +1,7 @@
 """Runs the cells of a study in parallel processes, and goes on where it was stopped.
 
     FOLDER/runs/CELL/         the folder that `zipmix compare` writes for the cell
-    FOLDER/runs/CELL.json     what the cell was asked for, its traces, its warm-up: written last, so it says "done"
+    FOLDER/runs/CELL.json     the request of the cell, its traces, its warm-up: written last, so it says "done"
     FOLDER/study.json, study.html, figures/      the summary (page.py)
 
 A cell is done when its record asks for the same as the study does now; other cells are run, those that failed too.
@@ -133,7 +133,7 @@ def warm_up(methods: tuple[str, ...]) -> dict[str, float]:
         try:
             with time_budget(WARM_UP):
                 fit(X_ND, 2, name)
-        except Exception:  # told where it matters, by the fits of the study
+        except Exception:  # reported by the fits of the study
             pass
         spent[name] = time.perf_counter() - began
     return spent

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 
 
 class Outcome(NamedTuple):
-    """What became of a task."""
+    """Outcome of a task."""
 
     task: Any
     value: Any  # what the function returned, None where it did not
-    error: str | None  # what went wrong, in words
+    error: str | None  # the error, as a sentence
 
 
 def in_processes(
     function: Callable[[Any], Any], tasks: Iterable[Any], *, n_processes: int
 ) -> Generator[Outcome, None, None]:
-    """Runs a function on tasks, as many at a time as there are processes, and hands out what became of each.
+    """Runs a function on tasks, as many at a time as there are processes, and yields the outcome of each.
 
     The processes are spawned, so function and tasks must pickle. Ctrl-C is left to the calling process: where it leaves
     the iteration, for whatever reason, all processes are ended.
@@ -91,6 +91,6 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
             return
         try:
             answer: tuple[Any, str | None] = function(task), None
-        except Exception as error:  # told to the process that asked, which goes on with the other tasks
+        except Exception as error:  # reported to the process that sent the task, which goes on with the others
             answer = None, f"{type(error).__name__}: {error}"
         connection.send(answer)

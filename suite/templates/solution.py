@@ -1,6 +1,6 @@
 """An empty solution for `zipmix check`: fill in what you have derived and delete the rest.
 
-Each function is checked on its own; the ones that you leave out are not looked at. Arguments keep their names.
+Each function is checked on its own; the ones that you leave out are not checked. Arguments keep their names.
 
     data         {"X_ND": (N, D) counts}
     hyperparams  {"a0", "b0", "e0", "f0": scalars, "alpha_K": (K,)}
