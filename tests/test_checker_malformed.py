@@ -46,7 +46,7 @@ SHAPES = 'K, D = params_state["omega_KD"].shape\n'
         ("return {'pi_K': 1}", "returns a dictionary without omega_KD; it has pi_K"),
         (
             "return dict(params_state, pi_K=params_state['omega_KD'])",
-            "returns pi_K of shape (1, 1) where (1,) is asked",
+            "returns pi_K of shape (1, 1) where (1,) is required",
         ),
         ("return dict(params_state, pi_K='many')", "returns pi_K as str, not as a tensor"),
         ("return object()", "returns a value of type object, which is neither a tensor nor a plain container"),
