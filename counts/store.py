@@ -4,7 +4,7 @@ A sparse table stays sparse: its cost, in time and memory, follows its non-zeros
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
 import torch
@@ -196,14 +196,18 @@ class Counts(NamedTuple):
         return Counts(self.X[index], missing, self.log_factorial_N[rows_N], codes, times_N=times_N)
 
 
-def as_counts(X: Tensor | csr_array) -> Counts:
+@overload
+def as_counts(X: Tensor | csr_array) -> Counts: ...
+@overload
+def as_counts(X: Tensor | csr_array | Source) -> CountTable: ...
+def as_counts(X: Tensor | csr_array | Source) -> CountTable:
     """A checked table in the form that passes read.
 
     Args:
         X: (N, D) counts, NaN where missing, as in Table; a stream stands for itself.
     """
     if isinstance(X, Source):
-        return cast(Counts, X)
+        return X
     if isinstance(X, Tensor):
         missing = X.isnan() if X.is_floating_point() else torch.zeros(0, dtype=torch.bool)
         whole = _smallest(X.nan_to_num(0.0) if bool(missing.any()) else X)
@@ -229,7 +233,7 @@ def as_counts(X: Tensor | csr_array) -> Counts:
     return Counts(whole, absent, torch.from_numpy(sums), one_hot(whole, absent))
 
 
-def as_dense(X: Tensor | csr_array) -> Tensor:
+def as_dense(X: Tensor | csr_array | Source) -> Tensor:
     """A table as in Table, made dense, (N, D) float64.
 
     Raises:

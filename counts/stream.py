@@ -17,7 +17,7 @@ from torch import Tensor
 from zipmix.counts.checks import InputError
 from zipmix.counts.memory import check_room
 from zipmix.counts.progress import bar
-from zipmix.counts.store import Counts, Fold, as_counts
+from zipmix.counts.store import Counts, Fold, Source, as_counts
 from zipmix.counts.table import Table, check_cells
 
 # Cells of a block of a dense table.
@@ -65,8 +65,8 @@ class Stream:
         """D names of columns."""
         return self.shards[0].names
 
-    def tables(self) -> Iterator[Table]:
-        """The rows in order, checked, a block at a time.
+    def parts(self) -> Iterator[Tensor | csr_array]:
+        """The rows in order, checked, a block at a time, NaN where missing.
 
         Raises:
             InputError: a shard holds other rows than when the stream was made, or cells that are no counts.
@@ -77,7 +77,7 @@ class Stream:
                 for block in shard.read(self.block_rows):
                     check_cells(block, shard.names, first_row=seen, source=shard.source)
                     seen += block.shape[0]
-                    yield Table(block, shard.names)
+                    yield block
                     advance(block.shape[0])
                 if seen != shard.n_rows:
                     raise InputError(
@@ -85,13 +85,18 @@ class Stream:
                         "the file is truncated or was changed: write it again."
                     )
 
+    def tables(self) -> Iterator[Table]:
+        """The blocks as tables with the names of their columns."""
+        for part in self.parts():
+            yield Table(part, self.names)
+
     def __iter__(self) -> Iterator[Table]:
         return self.tables()
 
     def blocks(self) -> Iterator[Counts]:
         """The rows in order as passes read them, a block at a time."""
-        for table in self.tables():
-            yield as_counts(table.X)
+        for part in self.parts():
+            yield as_counts(part)
 
     def fold(self, function: Fold) -> tuple[Tensor, ...]:
         """The sums over blocks of function(block, its rows in the stream), field by field, in one pass."""
@@ -106,10 +111,10 @@ class Stream:
         """The rows in order in chunks of one size, the last one shorter, whatever blocks and shards they come in."""
         waiting: list[Tensor | csr_array] = []
         missing = size
-        for table in self.tables():
+        for part in self.parts():
             start = 0
-            while start < table.X.shape[0]:
-                waiting.append(table.X[start : start + missing])
+            while start < part.shape[0]:
+                waiting.append(part[start : start + missing])
                 start, missing = start + missing, missing - waiting[-1].shape[0]
                 if missing == 0:
                     yield stacked(waiting)
@@ -120,10 +125,10 @@ class Stream:
     def take(self, rows_N: Tensor) -> Counts:
         """The counts of some rows, in rising order, found in one pass."""
         found, first = [], 0
-        for table in self.tables():
-            n_rows = table.X.shape[0]
+        for part in self.parts():
+            n_rows = part.shape[0]
             here = rows_N[(rows_N >= first) & (rows_N < first + n_rows)] - first
-            found.append(table.X[here if isinstance(table.X, Tensor) else here.numpy()])
+            found.append(part[here if isinstance(part, Tensor) else here.numpy()])
             first += n_rows
         return as_counts(stacked(found))
 
@@ -136,9 +141,9 @@ def whole(source: Stream) -> Tensor | csr_array:
     """
     parts: list[Tensor | csr_array] = []
     n_bytes = 0
-    for table in source.tables():
-        parts.append(table.X)
-        n_bytes += table.X.nbytes if isinstance(table.X, Tensor) else table.X.data.nbytes + table.X.indices.nbytes
+    for part in source.parts():
+        parts.append(part)
+        n_bytes += part.nbytes if isinstance(part, Tensor) else part.data.nbytes + part.indices.nbytes
         # The blocks read so far are in memory already; their copy as one table is to come.
         check_room(
             n_bytes,
@@ -187,11 +192,15 @@ def same_columns(shards: tuple[Shard, ...]) -> None:
 def table_shard(table: Table, source: str) -> Shard:
     """A table in memory as a shard."""
 
-    def read(n: int) -> Iterator[Tensor | csr_array]:
-        for start in range(0, table.X.shape[0], n):
-            yield table.X[start : start + n]
+    X = table.X
+    if isinstance(X, Source):
+        raise InputError(f"{source} is a stream itself; pass its shards.")
 
-    return Shard(source, int(table.X.shape[0]), table.names, read)
+    def read(n: int) -> Iterator[Tensor | csr_array]:
+        for start in range(0, X.shape[0], n):
+            yield X[start : start + n]
+
+    return Shard(source, int(X.shape[0]), table.names, read)
 
 
 def as_numbers(block: np.ndarray) -> Tensor:

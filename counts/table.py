@@ -24,7 +24,7 @@ LARGEST = 10**12
 class Table(NamedTuple):
     """A checked table of counts with the names of its columns."""
 
-    X: Tensor | csr_array  # (N, D) whole numbers >= 0, NaN where missing: float64 or an integer type, dense or sparse
+    X: Tensor | csr_array | Source  # (N, D) whole numbers >= 0, NaN where missing: float64 or integers; or a stream
     names: tuple[str, ...]  # D names of columns
     row_names: tuple[str, ...] | None = None  # N names of rows, where the data have them
 

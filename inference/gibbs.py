@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipmix.counts.store import Counts
+from zipmix.counts.store import CountTable
 from zipmix.inference.chains import Visit, chain_starts, check_lengths, run
 from zipmix.inference.parallel_tempering import Ladder, ladder, spaced, swap, tempered_logs, tempered_statistics
 from zipmix.inference.problem import Problem, pose
@@ -53,7 +53,7 @@ def coldest(theta: Parameters) -> Parameters:
     return theta.map(lambda value: value[:, 0])
 
 
-def draw_statistics(counts: Counts, tables: Logs, rng: np.random.Generator) -> tuple[Statistics, Tensor]:
+def draw_statistics(counts: CountTable, tables: Logs, rng: np.random.Generator) -> tuple[Statistics, Tensor]:
     """Sufficient statistics of one draw of (z, b) given Theta, and log p(X | Theta), (...), with both summed out."""
     R_NK, log_likelihood_N = responsibilities(log_joint(counts, tables))
     rho_KD = rho(tables)

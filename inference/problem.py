@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from zipmix.counts.checks import InputError
-from zipmix.counts.store import Counts, Source, as_counts
+from zipmix.counts.store import CountTable, Source, as_counts
 from zipmix.counts.table import Table, as_table
 from zipmix.inference.ending import Ending
 from zipmix.inference.labels import reorder
@@ -20,7 +20,7 @@ class Problem(NamedTuple):
     """Checked data, prior and K."""
 
     table: Table
-    counts: Counts
+    counts: CountTable
     prior: Prior
     n_components: int
     began: float  # seconds, of time.perf_counter

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from zipmix.counts.checks import InputError, check_whole
-from zipmix.counts.store import Counts
+from zipmix.counts.store import Counts, CountTable
 from zipmix.inference.ending import Ending
 from zipmix.inference.loop import Loop, out_of_time, progress_bar, together
 from zipmix.inference.problem import Problem
@@ -182,7 +182,9 @@ def _stopped(loop: Loop, ending: Ending, t: int) -> Loop:
     return loop._replace(ending=ending, reason=f"{ending.stopped_by} before round {t} of split and merge")
 
 
-def proposals(counts: Counts, prior: Prior, theta: Parameters, n_moves: int, rng: np.random.Generator) -> Parameters:
+def proposals(
+    counts: CountTable, prior: Prior, theta: Parameters, n_moves: int, rng: np.random.Generator
+) -> Parameters:
     """Points that differ from theta by one split-and-merge move each, (n_moves, K, D).
 
     Args:

@@ -18,7 +18,7 @@ from torch import Tensor
 from zipmix.counts.checks import InputError, check_whole
 from zipmix.counts.distinct import distinct
 from zipmix.counts.rows import Factor
-from zipmix.counts.store import Counts, Source, as_dense
+from zipmix.counts.store import Counts, CountTable, as_dense
 from zipmix.inference.rng import start_generators
 from zipmix.models.conjugate import Conditionals, as_conditionals, complete_conditionals, draw, mean
 from zipmix.models.kernel import Statistics, expectation, logs, statistics
@@ -38,7 +38,7 @@ TIE = 1e-10
 
 
 def starts(
-    counts: Counts,
+    counts: CountTable,
     prior: Prior,
     *,
     n_components: int,
@@ -83,7 +83,9 @@ def starts(
     return Parameters.stack([_small_em(counts, passes, prior, n_components, rng) for rng in rngs])
 
 
-def _small_em(counts: Counts, passes: Counts, prior: Prior, n_components: int, rng: np.random.Generator) -> Parameters:
+def _small_em(
+    counts: CountTable, passes: CountTable, prior: Prior, n_components: int, rng: np.random.Generator
+) -> Parameters:
     theta = _partition_means(counts, prior, n_components, [rng] * CANDIDATES)
     for _ in range(ROUNDS):
         theta = mean(complete_conditionals(expectation(passes, logs(theta))[0], prior))
@@ -93,7 +95,9 @@ def _small_em(counts: Counts, passes: Counts, prior: Prior, n_components: int, r
     return theta.at(int((value_R >= highest - TIE * (1 + highest.abs())).int().argmax()))
 
 
-def _partition_means(counts: Counts, prior: Prior, n_components: int, rngs: list[np.random.Generator]) -> Parameters:
+def _partition_means(
+    counts: CountTable, prior: Prior, n_components: int, rngs: list[np.random.Generator]
+) -> Parameters:
     few = few_rows(counts, rngs[0])
     labels_RN = nearest_seeds(few, n_components, rngs)
     R_NK = torch.nn.functional.one_hot(labels_RN, n_components).to(torch.float64)
@@ -105,10 +109,10 @@ def _partition_means(counts: Counts, prior: Prior, n_components: int, rngs: list
     return mean(complete_conditionals(smoothed, prior))
 
 
-def few_rows(counts: Counts, rng: np.random.Generator) -> Counts:
+def few_rows(counts: CountTable, rng: np.random.Generator) -> Counts:
     """All rows, or SEEDING_ROWS of them drawn at random where there are more."""
     if counts.n_rows <= SEEDING_ROWS:
-        return counts.take(torch.arange(counts.n_rows)) if isinstance(counts, Source) else counts
+        return counts if isinstance(counts, Counts) else counts.take(torch.arange(counts.n_rows))
     return counts.take(torch.from_numpy(np.sort(rng.choice(counts.n_rows, SEEDING_ROWS, replace=False))))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zipmix.counts.store import Counts, as_counts
+from zipmix.counts.store import CountTable, as_counts
 from zipmix.counts.table import as_table
 from zipmix.models.conjugate import as_conditionals, log_density
 from zipmix.models.kernel import log_likelihood
@@ -37,12 +37,12 @@ def log_posterior(X: Any, parameters: Parameters, prior: Prior = Prior()) -> Ten
     return log_posterior_at(as_counts(table.X), points, check_prior(prior, n_components))
 
 
-def log_posterior_at(counts: Counts, points: Parameters, prior: Prior) -> Tensor:
+def log_posterior_at(counts: CountTable, points: Parameters, prior: Prior) -> Tensor:
     """log p(X, Theta | prior) of checked points, in blocks that fit in memory, (...)."""
     return rows_log_likelihood(counts, points).sum(-1) + log_density(as_conditionals(prior), points)
 
 
-def rows_log_likelihood(counts: Counts, points: Parameters) -> Tensor:
+def rows_log_likelihood(counts: CountTable, points: Parameters) -> Tensor:
     """log p(x_i | Theta) of every row at every point, in blocks that fit in memory, (..., N)."""
     batch = points.pi.shape[:-1]
     flat = points.flat(len(batch))

@@ -114,9 +114,7 @@ def sentences(summary: Summary) -> list[str]:
         sentences.append(f"Not converged: {', '.join(unsettled)}.")
     left = len(summary.outcomes) - len(ran)
     if left:
-        sentences.append(
-            f"{left} of {len(summary.outcomes)} cells are not run yet; run the same command again."
-        )
+        sentences.append(f"{left} of {len(summary.outcomes)} cells are not run yet; run the same command again.")
     return sentences
 
 
