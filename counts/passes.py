@@ -52,7 +52,7 @@ class Sums(NamedTuple):
     n: Tensor  # (..., K)     sum of R
     x: Tensor  # (..., K, D)  R'X
     positive: Tensor  # (..., K, D)  R'P
-    missing: Tensor  # (..., K, D)  R'Q, zeros where no cell is missing
+    missing: Tensor  # (..., K, D)  R'Q; zeros (..., K, 1) where no cell is missing
 
 
 class Accumulated(NamedTuple):
@@ -252,7 +252,7 @@ def _accumulated(
 
 def _as_sums(n_K: Tensor, A_KE: Tensor, counts: Counts) -> Sums:
     x, positive, *missing = A_KE.split(counts.n_features, dim=-1)
-    return Sums(n_K, x, positive, missing[0] if missing else torch.zeros((), dtype=n_K.dtype).expand_as(x))
+    return Sums(n_K, x, positive, missing[0] if missing else torch.zeros_like(n_K)[..., None])
 
 
 def _total(parts: list[Tensor] | tuple[Tensor, ...]) -> Tensor:

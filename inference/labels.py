@@ -16,7 +16,6 @@ from torch import Tensor
 from zipmix.counts.checks import check_whole
 from zipmix.counts.store import Counts, as_counts
 from zipmix.counts.table import as_table
-from zipmix.inference.diagnostics import least_ess, rhat
 from zipmix.models.cells import log_bhattacharyya
 from zipmix.models.kernel import log_joint, logs, responsibilities
 from zipmix.models.parameters import Parameters
@@ -142,6 +141,8 @@ def mixing(draws: Parameters, relabelled: Parameters) -> "pd.DataFrame":
         One row per parameter: the largest R-hat and the smallest ESS over its entries, before and after.
     """
     import pandas as pd
+
+    from zipmix.inference.diagnostics import least_ess, rhat
 
     rows = {
         name: {

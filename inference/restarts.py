@@ -3,10 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import xarray as xr
 from torch import Tensor
-
-from zipmix.inference.datasets import as_tensor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,30 +57,6 @@ class Restarts(NamedTuple):
             }
         )
         return frame.rename_axis("run").sort_values("objective", ascending=False)
-
-    def as_dataset(self) -> xr.Dataset:
-        """The outcome of all runs as a group of a file."""
-        return xr.Dataset(
-            {
-                "objective": (("restart",), self.objective_R.numpy()),
-                "n_iter": (("restart",), self.n_iter_R.numpy()),
-                "converged": (("restart",), self.converged_R.to(torch.int8).numpy()),
-                "trace": (("iteration", "restart"), self.trace_TR.numpy()),
-                "left": (("restart",), self.left_R.to(torch.int8).numpy()),
-                "round": (("restart",), self.round_R.numpy()),
-            }
-        )
-
-    @classmethod
-    def from_dataset(cls, dataset: xr.Dataset) -> "Restarts":
-        """The outcome that as_dataset has written; files of races and moves not yet known have no such columns."""
-        objective, n_iter, converged, trace = (
-            as_tensor(dataset, name) for name in ("objective", "n_iter", "converged", "trace")
-        )
-        left, rounds = (
-            as_tensor(dataset, name) if name in dataset else torch.zeros_like(n_iter) for name in ("left", "round")
-        )
-        return cls(objective, n_iter, converged.bool(), trace, left.bool(), rounds)
 
 
 def restarts_alone(objective_R: Tensor, n_iter_R: Tensor, converged_R: Tensor, trace_TR: Tensor) -> Restarts:

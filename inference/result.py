@@ -4,24 +4,18 @@ Beliefs are never stored: they are computed from the parameters that the fit hol
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import xarray as xr
 from scipy.sparse import csr_array
 from torch import Tensor
 
 from zipmix.counts.checks import InputError
-from zipmix.counts.store import Counts, Source, as_counts, as_dense
+from zipmix.counts.store import CountTable, as_counts, as_dense
 from zipmix.counts.table import Table, as_table, default_names
-from zipmix.inference.arviz import to_arviz
-from zipmix.inference.datasets import as_dataset, as_diagnostics, as_parameters, as_tensor, observations, unique
 from zipmix.inference.ending import Ending
-from zipmix.inference.netcdf import read_groups, read_record, write_groups
 from zipmix.inference.registry import ABOUT
 from zipmix.inference.restarts import Restarts
 from zipmix.models.cells import cell_mean
@@ -156,6 +150,8 @@ class Fit:
         Raises:
             InputError: the data of the fit are a stream.
         """
+        from zipmix.inference.arviz import to_arviz
+
         return to_arviz(
             self._draws(),
             X=self.X,
@@ -175,43 +171,13 @@ class Fit:
         Raises:
             InputError: the file exists, or its folder does not.
         """
-        record = {
-            "format": FORMAT,
-            "version": version("zipmix"),
-            "has_draws": self.draws is not None,
-            "has_restarts": self.restarts is not None,
-            "settings": {name: _encoded(value) for name, value in self.settings.items()},
-            "prior": [torch.as_tensor(value).tolist() for value in self.prior],
-            "names": list(self.names),
-            "row_names": None if self.row_names is None else list(self.row_names),
-            **{name: _encoded(getattr(self, name)) for name in PLAIN},
-        }
-        trace = (("chain", "iteration")[2 - self.trace.ndim :], self.trace.numpy())
-        groups = {
-            "posterior": as_dataset(self._draws(), ("chain", "draw"), self.names),
-            "observed_data": self._stored(),
-            "diagnostics": as_diagnostics(self.diagnostics),
-            "point": as_dataset(self.parameters, (), self.names),
-            "trace": xr.Dataset({"objective": trace, "seconds": (("iteration",), self.trace_seconds.numpy())}),
-        }
-        if self.restarts is not None:
-            groups["restarts"] = self.restarts.as_dataset()
-        return write_groups(Path(path), record, groups, overwrite=overwrite)
+        from zipmix.inference.saving import write
+
+        return write({part.name: getattr(self, part.name) for part in fields(self)}, Path(path), overwrite=overwrite)
 
     def _draws(self) -> Parameters:
         """The draws, or the point as one chain of one draw."""
         return self.draws or self.parameters.map(lambda value: value[None, None])
-
-    def _stored(self) -> xr.Dataset:
-        """The data as they came: a dense table, or the three arrays of a sparse one; of a stream no row."""
-        axes = ("observation", "feature")
-        if isinstance(self.X, Source):
-            return xr.Dataset({"x": (axes, np.zeros((0, len(self.names))))})
-        if isinstance(self.X, Tensor):
-            coordinates = {"observation": observations(len(self.X), self.row_names), "feature": unique(self.names)}
-            return xr.Dataset({"x": (axes, as_dense(self.X).numpy())}, coords=coordinates)
-        parts = {"data": self.X.data, "indices": self.X.indices, "indptr": self.X.indptr}
-        return xr.Dataset({name: ((name,), part) for name, part in parts.items()}, attrs={"shape": self.X.shape})
 
     def _table(self, X: Any) -> Table:
         """New rows, checked: they must have the columns of the fit, in the same order where both have names.
@@ -229,10 +195,10 @@ class Fit:
                     )
         return table
 
-    def _counts(self, X: Any) -> Counts:
+    def _counts(self, X: Any) -> CountTable:
         return as_counts(self.X if X is None else self._table(X).X)
 
-    def _average(self, counts: Counts, table: Any) -> Tensor:
+    def _average(self, counts: CountTable, table: Any) -> Tensor:
         """sum_k r_ik table_kd, averaged over the points, (N, D)."""
         total_ND, n_points = torch.zeros(counts.n_rows, counts.n_features, dtype=torch.float64), 0
         for points in self.points(counts.n_rows):
@@ -243,10 +209,6 @@ class Fit:
         return total_ND / n_points
 
 
-FORMAT = 2
-PLAIN = ("method", "objective", "objective_error", "converged", "ending", "reason", "n_iter", "seconds", "seed")
-
-
 def load(path: str | Path) -> Fit:
     """Reads a fit that Fit.save has written.
 
@@ -255,45 +217,6 @@ def load(path: str | Path) -> Fit:
     Raises:
         InputError: no such file, or not a fit of zipmix.
     """
-    path = Path(path)
-    record = read_record(path)
-    if record["format"] > FORMAT:
-        raise InputError(f"path: {path} was saved by a newer zipmix ({record['version']}); install that version.")
-    names = ["posterior", "observed_data", "diagnostics", "point", "trace"]
-    groups = read_groups(path, names + ["restarts"] * record["has_restarts"])
-    # Files of format 1 have no ending.
-    ending = record.setdefault("ending", Ending.CONVERGED if record["converged"] else Ending.COMPLETED)
-    plain = {name: record[name] for name in PLAIN} | {"ending": Ending(ending)}
-    return Fit(
-        parameters=as_parameters(groups["point"]),
-        draws=as_parameters(groups["posterior"]) if record["has_draws"] else None,
-        trace=as_tensor(groups["trace"], "objective"),
-        trace_seconds=as_tensor(groups["trace"], "seconds"),
-        settings={name: _decoded(value) for name, value in record["settings"].items()},
-        prior=Prior(*(torch.tensor(value, dtype=torch.float64) for value in record["prior"])),
-        X=_unstored(groups["observed_data"]),
-        names=tuple(record["names"]),
-        row_names=None if record["row_names"] is None else tuple(record["row_names"]),
-        restarts=Restarts.from_dataset(groups["restarts"]) if "restarts" in groups else None,
-        diagnostics={str(name): as_tensor(groups["diagnostics"], str(name)) for name in groups["diagnostics"]},
-        **plain,
-    )
+    from zipmix.inference.saving import read
 
-
-def _encoded(value: Any) -> Any:
-    if isinstance(value, Parameters):
-        return {"Parameters": [torch.as_tensor(field).tolist() for field in value]}
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return Parameters(*(torch.tensor(field, dtype=torch.float64) for field in value["Parameters"]))
-    return value
-
-
-def _unstored(dataset: xr.Dataset) -> Tensor | csr_array:
-    if "x" in dataset:
-        return as_tensor(dataset, "x")
-    parts = tuple(dataset[name].to_numpy() for name in ("data", "indices", "indptr"))
-    return csr_array(parts, shape=tuple(int(size) for size in dataset.attrs["shape"]))
+    return Fit(**read(Path(path)))

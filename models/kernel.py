@@ -162,5 +162,5 @@ def log_likelihood(counts: CountTable, parameters: Parameters) -> Tensor:
 
 def _with_b(summed: Sums, b_given_zero: Callable[[Tensor], Tensor]) -> Statistics:
     n, s, p, missing = summed
-    c = n[..., None] - missing
+    c = (n[..., None] - missing).expand_as(p)
     return Statistics(n, c, s, p, p + b_given_zero((c - p).clamp_min(0.0)))

@@ -63,7 +63,7 @@ def check(
         if name not in ITEMS:
             near = difflib.get_close_matches(name, ITEMS, n=1)
             raise TypeError(
-                f"check has no function {name!r} to look at; it has {', '.join(ITEMS)}."
+                f"unknown function {name!r}; check takes {', '.join(ITEMS)}."
                 + (f" Did you mean {near[0]!r}?" if near else "")
             )
         if not callable(function):
