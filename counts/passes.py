@@ -204,8 +204,11 @@ def _block_sums(counts: Counts, R_NK: Tensor) -> Sums:
 
 
 def _block_softmax_sums(counts: Counts, weights: Weights, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    batch = weights.bias.shape
     centred_KF, mean_1F = centred(_flat(weights, missing=counts.has_missing))
-    batch, double = centred_KF.shape[:-1], _factor(counts, centred_KF)
+    double = _factor(counts, centred_KF)
+    # In a wide table it is as large as the sums; the factor is all that the pass needs.
+    del centred_KF
     single = None if dtype == torch.float64 else in_float32(counts, double)
 
     @torch.inference_mode()
