@@ -119,8 +119,8 @@ def test_shards_of_any_kind_are_one_table(X, tmp_path):
 
 def test_online_reads_a_stream_once(X, tmp_path, monkeypatch):
     source, passes = zipmix.stream(npy(tmp_path / "x", X), block_rows=50), []
-    tables = type(source).tables
-    monkeypatch.setattr(type(source), "tables", lambda self: passes.append(1) or tables(self))
+    parts = type(source).parts
+    monkeypatch.setattr(type(source), "parts", lambda self: passes.append(1) or parts(self))
     fitted = zipmix.fit(source, K, "online", n_starts=2)
     assert len(passes) == 1
     assert "400 rows in all" in fitted.reason
@@ -128,7 +128,7 @@ def test_online_reads_a_stream_once(X, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("method", ["gibbs", "cavi", "pyro_map", "exact"])
 def test_methods_that_need_all_rows_say_so(method, X, tmp_path):
-    with pytest.raises(InputError, match="X is a stream, which method 'em' takes"):
+    with pytest.raises(InputError, match="X is a stream, which method 'em' reads"):
         zipmix.fit(zipmix.stream(npy(tmp_path / "x", X)), K, method)
 
 
