@@ -1,4 +1,4 @@
-"""Equal rows are looked at once: the same sums, fits and errors, from fewer rows."""
+"""Equal rows are merged: the same sums, fits and errors, from fewer rows."""
 
 import importlib
 
