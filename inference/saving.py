@@ -72,9 +72,10 @@ def read(path: Path) -> dict[str, Any]:
     names = ["posterior", "observed_data", "diagnostics", "point", "trace"]
     groups = read_groups(path, names + ["restarts"] * record["has_restarts"])
     # Files of format 1 have no ending.
-    ending = record.setdefault("ending", Ending.CONVERGED if record["converged"] else Ending.COMPLETED)
-    return {name: record[name] for name in PLAIN} | dict(
-        ending=Ending(ending),
+    ending = Ending(record["ending"]) if "ending" in record else _inferred(record["reason"], record["converged"])
+    return {name: record[name] for name in PLAIN if name != "ending"} | dict(
+        converged=record["converged"] and not ending.early,
+        ending=ending,
         parameters=as_parameters(groups["point"]),
         draws=as_parameters(groups["posterior"]) if record["has_draws"] else None,
         trace=as_tensor(groups["trace"], "objective"),
@@ -87,6 +88,17 @@ def read(path: Path) -> dict[str, Any]:
         restarts=_unstored_restarts(groups["restarts"]) if "restarts" in groups else None,
         diagnostics={str(name): as_tensor(groups["diagnostics"], str(name)) for name in groups["diagnostics"]},
     )
+
+
+def _inferred(reason: str, converged: bool) -> Ending:
+    """Why a method stopped, from its sentence in a file of format 1."""
+    if "budget of time" in reason:
+        return Ending.BUDGET
+    if reason.startswith("interrupted by the user"):
+        return Ending.INTERRUPTED
+    if reason.startswith(("took all ", "read ", "summed over all ")):
+        return Ending.COMPLETED
+    return Ending.CONVERGED if converged else Ending.MAX_ITER
 
 
 def _encoded(value: Any) -> Any:

@@ -238,6 +238,33 @@ def test_what_is_no_fit_is_not_loaded(fitted, tmp_path):
         load(tmp_path / "cut.nc")
 
 
+@pytest.mark.parametrize(
+    ("reason", "said", "ending", "converged"),
+    [
+        ("the objective rose by no more than 1e-12 (relative) in two iterations running", True, "converged", True),
+        ("2 of 2 runs reached max_iter = 2 before the objective settled to 1e-12", False, "max_iter", False),
+        ("L-BFGS: ABNORMAL; largest gradient 1.0e-01", False, "max_iter", False),
+        ("interrupted by the user before round 1 of split and merge", True, "interrupted", False),
+        ("its budget of time ended before round 1 of split and merge", True, "budget", False),
+        ("interrupted by its budget of time: read 2 chunks of the table, 20 rows in all", False, "budget", False),
+        ("took all 400 iterations; R-hat of the log posterior over 4 chains is 1.001", True, "completed", True),
+        ("read 9 chunks of the stream, 90 rows in all", True, "completed", True),
+        ("summed over all 5 partitions; the log evidence is -3.000000", True, "completed", True),
+    ],
+)
+def test_a_file_without_an_ending_says_it_in_its_reason(fitted, reason, said, ending, converged, tmp_path):
+    path = fitted["em"].save(tmp_path / "fit.nc")
+    with xr.open_dataset(path, engine="h5netcdf") as root:
+        record = json.loads(root.attrs["zipmix"])
+    del record["ending"]
+    older = json.dumps(record | {"format": 1, "reason": reason, "converged": said})
+    xr.Dataset(attrs={"zipmix": older}).to_netcdf(path, mode="a", engine="h5netcdf")
+    again = load(path)
+    assert again.reason == reason
+    assert again.ending == ending
+    assert again.converged is converged
+
+
 def test_fit_of_a_newer_version_is_refused(fitted, tmp_path):
     path = fitted["em"].save(tmp_path / "fit.nc")
     with xr.open_dataset(path, engine="h5netcdf") as root:
