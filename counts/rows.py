@@ -89,8 +89,9 @@ class Room(NamedTuple):
         return self.rows
 
 
-def room(A_NE: Tensor, n_blocks: int, scores_JN: Tensor) -> Room:
-    """The memory of A and of its scores as room for N rows."""
+def room(A_NE: Tensor, n_blocks: int, n_products: int) -> Room:
+    """The memory of A as room for its N rows, with memory for their J scores."""
+    scores_JN = torch.empty(n_products, len(A_NE), dtype=A_NE.dtype)
     return Room(DenseRows(A_NE, A_NE.T, scores_JN), A_NE.chunk(n_blocks, dim=1))
 
 

@@ -122,16 +122,13 @@ class Counts(NamedTuple):
         size = max(1, min(CHUNK // (most * dtype.itemsize), SPARSE_CHUNK // self.width))
         if isinstance(self.X, Tensor):
             A_NE = torch.empty(min(size, stop - start), self.n_columns, dtype=dtype)
-            scores_JN = torch.empty(n_products, len(A_NE), dtype=dtype)
-            whole = room(A_NE, self.n_blocks, scores_JN)
+            place = room(A_NE, self.n_blocks, n_products)
         for low in range(start, stop, size):
             rows = slice(low, min(low + size, stop))
             if isinstance(self.X, Tensor):
                 n_rows = rows.stop - rows.start
-                fits = n_rows == len(A_NE)
-                place = (
-                    whole if fits else room(A_NE[:n_rows], self.n_blocks, torch.empty(n_products, n_rows, dtype=dtype))
-                )
+                if n_rows < len(A_NE):  # the last chunk
+                    place = room(A_NE[:n_rows], self.n_blocks, n_products)
                 yield rows, place.filled(self.X[rows], None if self.missing is None else self.missing[rows])
             elif self.codes is not None:
                 yield rows, SparseRows((cut(self.codes.H_NU, rows, dtype),))

@@ -85,13 +85,9 @@ class Stream:
                         "the file is truncated or was changed: write it again."
                     )
 
-    def tables(self) -> Iterator[Table]:
-        """The blocks as tables with the names of their columns."""
+    def __iter__(self) -> Iterator[Table]:
         for part in self.parts():
             yield Table(part, self.names)
-
-    def __iter__(self) -> Iterator[Table]:
-        return self.tables()
 
     def blocks(self) -> Iterator[Counts]:
         """The rows in order as passes read them, a block at a time."""

@@ -1,8 +1,6 @@
 """NetCDF files: named groups of arrays and a record in JSON in, the same out. Knows no Fit."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import xarray as xr
 
 from zipmix.counts.checks import InputError
+from zipmix.counts.whole_file import write_whole
 
 # The attribute of the root that holds the record.
 RECORD = "zipmix"
@@ -25,16 +24,13 @@ def write_groups(path: Path, record: Mapping[str, Any], groups: Mapping[str, xr.
         raise InputError(f"path: {path} exists already; choose another name or pass overwrite=True.")
     if not path.parent.is_dir():
         raise InputError(f"path: the folder {path.parent} does not exist; make it first.")
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".nc.part")
-    os.close(handle)
-    try:
-        xr.Dataset(attrs={RECORD: json.dumps(record)}).to_netcdf(name, mode="w", engine="h5netcdf")
+
+    def write(place: Path) -> None:
+        xr.Dataset(attrs={RECORD: json.dumps(record)}).to_netcdf(place, mode="w", engine="h5netcdf")
         for group, dataset in groups.items():
-            dataset.to_netcdf(name, mode="a", group=group, engine="h5netcdf")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+            dataset.to_netcdf(place, mode="a", group=group, engine="h5netcdf")
+
+    write_whole(path, write)
     return path
 
 

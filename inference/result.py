@@ -173,7 +173,8 @@ class Fit:
         """
         from zipmix.inference.saving import write
 
-        return write({part.name: getattr(self, part.name) for part in fields(self)}, Path(path), overwrite=overwrite)
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        return write(values, self._draws(), Path(path), overwrite=overwrite)
 
     def _draws(self) -> Parameters:
         """The draws, or the point as one chain of one draw."""

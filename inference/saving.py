@@ -22,22 +22,22 @@ FORMAT = 2
 PLAIN = ("method", "objective", "objective_error", "converged", "ending", "reason", "n_iter", "seconds", "seed")
 
 
-def write(fields: dict[str, Any], path: Path, *, overwrite: bool) -> Path:
+def write(fields: dict[str, Any], posterior: Parameters, path: Path, *, overwrite: bool) -> Path:
     """Writes the fields of a fit: all of them or nothing.
 
     Args:
         fields: of a Fit, by name.
+        posterior: its draws, or the point as one chain of one draw, so that ArviZ can read every file.
         path: file to write.
         overwrite: whether an existing file may be replaced.
     Raises:
         InputError: the file exists, or its folder does not.
     """
-    draws, parameters, names = fields["draws"], fields["parameters"], fields["names"]
-    restarts, trace = fields["restarts"], fields["trace"]
+    names, restarts, trace = fields["names"], fields["restarts"], fields["trace"]
     record = {
         "format": FORMAT,
         "version": version("zipmix"),
-        "has_draws": draws is not None,
+        "has_draws": fields["draws"] is not None,
         "has_restarts": restarts is not None,
         "settings": {name: _encoded(value) for name, value in fields["settings"].items()},
         "prior": [torch.as_tensor(value).tolist() for value in fields["prior"]],
@@ -46,13 +46,11 @@ def write(fields: dict[str, Any], path: Path, *, overwrite: bool) -> Path:
         **{name: _encoded(fields[name]) for name in PLAIN},
     }
     objective = (("chain", "iteration")[2 - trace.ndim :], trace.numpy())
-    # A point is stored as one chain of one draw as well, so that ArviZ can read the file.
-    many = draws or parameters.map(lambda value: value[None, None])
     groups = {
-        "posterior": as_dataset(many, ("chain", "draw"), names),
+        "posterior": as_dataset(posterior, ("chain", "draw"), names),
         "observed_data": _stored(fields["X"], names, fields["row_names"]),
         "diagnostics": as_diagnostics(fields["diagnostics"]),
-        "point": as_dataset(parameters, (), names),
+        "point": as_dataset(fields["parameters"], (), names),
         "trace": xr.Dataset({"objective": objective, "seconds": (("iteration",), fields["trace_seconds"].numpy())}),
     }
     if restarts is not None:

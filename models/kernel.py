@@ -76,20 +76,19 @@ def log_zero(logs: Logs) -> Tensor:
     return torch.logaddexp(logs.v, logs.u - logs.w)
 
 
-def log_rho(logs: Logs) -> Tensor:
-    """log P(b = 1 | x = 0, k, d), (..., K, D)."""
-    return logs.u - logs.w - log_zero(logs)
-
-
 def rho(logs: Logs) -> Tensor:
     """P(b = 1 | x = 0, k, d), (..., K, D): question 1d."""
-    return log_rho(logs).exp()
+    return _log_rho(logs, log_zero(logs)).exp()
+
+
+def _log_rho(logs: Logs, zero_KD: Tensor) -> Tensor:
+    return logs.u - logs.w - zero_KD
 
 
 def weights(logs: Logs) -> Weights:
     """The log joint as scores of a row: what a count, a positive cell and a missing cell add to it."""
     zero_KD = log_zero(logs)
-    return Weights(x=logs.l, positive=logs.u - logs.w - zero_KD, missing=-zero_KD, bias=logs.log_pi + zero_KD.sum(-1))
+    return Weights(x=logs.l, positive=_log_rho(logs, zero_KD), missing=-zero_KD, bias=logs.log_pi + zero_KD.sum(-1))
 
 
 def log_joint(counts: CountTable, logs: Logs, dtype: torch.dtype = torch.float64) -> Tensor:

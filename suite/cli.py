@@ -1,7 +1,7 @@
 """The command line: `zipmix fit`, `compare`, `report`, `simulate`, `check`, `coursework`.
 
-Heavy imports stand inside the commands, so that `zipmix --help` answers at once. Invalid input
-ends with one sentence on stderr and exit status 2.
+Heavy imports stand inside the commands, so that `zipmix --help` answers at once. Invalid input ends with one sentence
+on stderr and exit status 2.
 """
 
 import ast
@@ -28,7 +28,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Fit, check and compare the zero-inflated Poisson mixture.",
     epilog="Each command has examples: [bold]zipmix fit --help[/bold].",
 )
 
@@ -93,7 +92,7 @@ def fit_command(
 ) -> None:
     """Fit the mixture by one method and print its components."""
     import zipmix
-    from zipmix.outputs import fit_summary, refuse_files, write_csv, write_whole
+    from zipmix.outputs import fit_summary, refuse_files, write_csv
 
     refuse_files((save, rows, impute), overwrite=overwrite)
     table = zipmix.load_data(data)
@@ -103,7 +102,8 @@ def fit_command(
 
     Console().print(fit_summary(fitted))
     if save is not None:
-        write_whole(save, lambda place: fitted.save(place, overwrite=True))
+        save.parent.mkdir(parents=True, exist_ok=True)
+        fitted.save(save, overwrite=True)
     if rows is not None:
         write_csv(rows, _rows(fitted, table.labels))
     if impute is not None:
@@ -209,8 +209,9 @@ def simulate_command(
     """Draw parameters and counts from the model."""
     import zipmix
     from zipmix.counts.table import default_names
+    from zipmix.counts.whole_file import write_whole
     from zipmix.inference.datasets import save_simulation
-    from zipmix.outputs import refuse_files, write_csv, write_whole
+    from zipmix.outputs import refuse_files, write_csv
 
     refuse_files((file, truth), overwrite=overwrite)
     drawn = zipmix.simulate(n, features, components, prior=parse_prior(prior or []), seed=seed)

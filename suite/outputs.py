@@ -2,11 +2,12 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zipmix.counts.checks import InputError
+from zipmix.counts.whole_file import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -64,19 +65,6 @@ def _refuse_place(path: Path) -> None:
         os.rmdir(tempfile.mkdtemp(dir=parent))
     except OSError:
         raise InputError(f"{path} cannot be written in {parent}; choose another place.") from None
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file beside its place and moves it there, so that it is never half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(name))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def write_csv(path: Path, frame: Any) -> None:

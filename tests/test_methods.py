@@ -16,6 +16,7 @@ from zipmix import METHODS, Fit, Parameters, Prior, fit, load, log_posterior, si
 from zipmix.counts.store import as_counts
 from zipmix.inference.diagnostics import ess
 from zipmix.inference.problem import pose
+from zipmix.inference.registry import ABOUT
 from zipmix.models.conjugate import complete_conditionals, expected_logs, mean, mode
 from zipmix.models.kernel import Statistics, expectation, logs
 
@@ -264,6 +265,10 @@ def test_duplicated_data_is_doubled_statistics(method):
     heaviest_first = expected.pi.argsort(descending=True)
     for value, by_hand in zip(found.parameters, expected, strict=True):
         torch.testing.assert_close(value, by_hand[heaviest_first], rtol=1e-10, atol=1e-12)
+
+
+def test_the_registry_says_of_every_method_what_it_is():
+    assert list(ABOUT) == list(METHODS)
 
 
 @pytest.mark.parametrize("method", METHODS)

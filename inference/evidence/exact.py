@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from zipmix.counts.checks import InputError, check_whole
-from zipmix.counts.store import as_counts
+from zipmix.counts.store import Counts
 from zipmix.inference.ending import Ending
 from zipmix.inference.problem import Problem, pose
 from zipmix.inference.result import Fit
@@ -170,7 +170,8 @@ def enumeration(problem: Problem) -> Enumeration:
         empty_P = (n_PK == 0).to(n_PK.dtype).sum(-1)
         log_joint_P += math.lgamma(problem.n_components + 1) - torch.lgamma(empty_P + 1)
     log_sum = torch.logsumexp(log_joint_P, 0)
-    log_evidence = (log_sum - as_counts(problem.table.X_ND).log_factorial_N.sum()).item()
+    assert isinstance(problem.counts, Counts)  # a stream is refused when the problem is posed
+    log_evidence = (log_sum - problem.counts.log_factorial_N.sum()).item()
     return Enumeration(blocks, block_PK, (log_joint_P - log_sum).exp(), log_evidence, symmetric)
 
 

@@ -10,7 +10,7 @@ from zipmix.comparison.report import draw, page
 from zipmix.comparison.tables import TextTable, number
 from zipmix.comparison.verdict import SAME_DIGITS
 from zipmix.counts.checks import InputError
-from zipmix.outputs import write_whole
+from zipmix.counts.whole_file import write_whole
 from zipmix.study.file import Cell, Study
 from zipmix.study.summary import REACHED, Outcome, Summary, as_record, summarise
 

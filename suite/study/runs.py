@@ -23,12 +23,12 @@ from zipmix.comparison.comparison import compare
 from zipmix.comparison.figures import running_median
 from zipmix.comparison.report import plain, write_report
 from zipmix.counts.checks import InputError
+from zipmix.counts.whole_file import write_whole
 from zipmix.files.data import load_data
 from zipmix.inference import fit
 from zipmix.inference.loop import progress_bar, time_budget
 from zipmix.inference.result import Fit
 from zipmix.models.zip_mixture import simulate
-from zipmix.outputs import write_whole
 from zipmix.study.file import Cell, Study, as_prior, read_study
 from zipmix.study.page import write_study
 from zipmix.study.records import asked, is_done, record_file
